@@ -1,0 +1,80 @@
+"""The one routine that samples images: positions in pixels, three kinds of border, filtering for finer sources."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+INTERPOLATIONS = ("bicubic", "bilinear", "nearest")
+MARGIN = 3  # a bicubic kernel reaches two pixels beyond a position that lies on the border
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where to sample: x, y float32 (h, w), source pixels; an output pixel is split factor x factor."""
+
+    x: Tensor
+    y: Tensor
+    factor: int = 1
+
+
+def supersampling(source_density: float, target_density: float) -> int:
+    """How many samples an output pixel needs along each axis so that a finer source is filtered, from two densities
+    in pixels per radian. Up to half as fine again gives 1."""
+    return max(1, math.ceil(source_density / target_density - 0.5))
+
+
+def pad_erp(image: Tensor, margin: int = MARGIN) -> Tensor:
+    """Pad an ERP image (N, C, H, W): wraps in longitude, and crosses a pole into the row half a turn away."""
+    over_pole = image.roll(image.shape[-1] // 2, dims=-1)
+    image = torch.cat([over_pole[..., :margin, :].flip(-2), image, over_pole[..., -margin:, :].flip(-2)], dim=-2)
+    return torch.cat([image[..., -margin:], image, image[..., :margin]], dim=-1)
+
+
+def pad_edge(image: Tensor, margin: int = MARGIN) -> Tensor:
+    """Pad an image (N, C, H, W) by repeating its border."""
+    return F.pad(image, (margin,) * 4, mode="replicate")
+
+
+PADDINGS = {"erp": pad_erp, "edge": pad_edge}
+
+
+def check_image(image: Tensor, name: str) -> None:
+    """Raise ValueError unless the tensor is a floating-point (..., C, H, W) that holds at least one image."""
+    if image.ndim < 3 or not image.is_floating_point():
+        raise ValueError(f"{name}: expected a float tensor (..., C, H, W), got {image.dtype} {tuple(image.shape)}")
+    if image.numel() == 0:
+        raise ValueError(f"{name}: expected at least one image, got an empty tensor {tuple(image.shape)}")
+
+
+def check_interpolation(interpolation: str) -> None:
+    """Raise ValueError for an interpolation that does not exist."""
+    if interpolation not in INTERPOLATIONS:
+        raise ValueError(f"interpolation is {interpolation!r}; expected one of {', '.join(INTERPOLATIONS)}")
+
+
+def sample(
+    image: Tensor, grid: Grid, *, interpolation: str = "bicubic", border: str = "edge", weight: Tensor | None = None
+) -> Tensor:
+    """Sample images (..., C, H, W) at a grid -> (..., C, h, w), same dtype and device.
+
+    Computes in float32 at least. `border`: "erp" or "edge". A grid with factor > 1 is averaged over factor x factor,
+    each sample times its weight (factor h, factor w) where one is given.
+    """
+    check_interpolation(interpolation)
+    lead, (channels, height, width) = image.shape[:-3], image.shape[-3:]
+    work = image.dtype if image.dtype == torch.float64 else torch.float32
+    source = image.reshape(-1, 1, channels, height, width)
+    x = (grid.x.to(image.device, work) + MARGIN) * (2 / (width + 2 * MARGIN)) - 1
+    y = (grid.y.to(image.device, work) + MARGIN) * (2 / (height + 2 * MARGIN)) - 1
+    positions = torch.stack([x, y], dim=-1)[None]
+    size = (grid.y.shape[0] // grid.factor, grid.y.shape[1] // grid.factor)
+    out = image.new_empty(source.shape[0], channels, *size)
+    for frame, result in zip(source, out, strict=True):  # factor^2 times the memory, so a frame at a time
+        padded = PADDINGS[border](frame.to(work))
+        values = F.grid_sample(padded, positions, mode=interpolation, padding_mode="border", align_corners=False)
+        values = values if weight is None else values * weight
+        result.copy_((F.avg_pool2d(values, grid.factor) if grid.factor > 1 else values)[0])
+    return out.reshape(*lead, channels, *size)

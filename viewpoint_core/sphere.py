@@ -1,0 +1,50 @@
+"""Directions, longitude and latitude, and ERP pixels. Camera axes: x right, y down, z forward; radians inside."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def pixel_centres(count: int) -> Tensor:
+    """Coordinates of `count` pixel centres along one axis, in pixels. float64 (count,): 0.5, 1.5, ...
+
+    The only place where the half pixel is added.
+    """
+    return torch.arange(count, dtype=torch.float64) + 0.5
+
+
+def pixel_grid(height: int, width: int) -> tuple[Tensor, Tensor]:
+    """x and y of all pixel centres of an image. Two float64 (height, width)."""
+    y, x = torch.meshgrid(pixel_centres(height), pixel_centres(width), indexing="ij")
+    return x, y
+
+
+def lonlat_to_direction(lon: Tensor, lat: Tensor) -> Tensor:
+    """Longitude and latitude in radians (...) to unit directions (..., 3)."""
+    return torch.stack([lat.cos() * lon.sin(), -lat.sin(), lat.cos() * lon.cos()], dim=-1)
+
+
+def direction_to_lonlat(direction: Tensor) -> tuple[Tensor, Tensor]:
+    """Directions (..., 3) of any length to longitude in [-pi, pi] and latitude in [-pi/2, pi/2]."""
+    x, y, z = direction.unbind(-1)
+    return torch.atan2(x, z), torch.atan2(-y, torch.hypot(x, z))
+
+
+def erp_directions(height: int, width: int) -> Tensor:
+    """Unit direction of every ERP pixel. float64 (height, width, 3)."""
+    x, y = pixel_grid(height, width)
+    return lonlat_to_direction((x / width - 0.5) * (2 * math.pi), (0.5 - y / height) * math.pi)
+
+
+def direction_to_erp(direction: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Directions (..., 3) to ERP positions in pixels: x in [0, width], y in [0, height]."""
+    lon, lat = direction_to_lonlat(direction)
+    return (lon / (2 * math.pi) + 0.5) * width, (0.5 - lat / math.pi) * height
+
+
+def rotate_yaw(direction: Tensor, yaw: float) -> Tensor:
+    """Turn directions (..., 3) to the right by `yaw` radians."""
+    x, y, z = direction.unbind(-1)
+    c, s = math.cos(yaw), math.sin(yaw)
+    return torch.stack([c * x + s * z, y, c * z - s * x], dim=-1)

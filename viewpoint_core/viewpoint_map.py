@@ -1,0 +1,296 @@
+"""The ViewPoint map (paper 3.2): layout of the four subregions, and the map <-> directions, ERP, cubemap.
+
+The map is a square of side S: subregions L, F over B, R, each of side r = S/2. (p, q) are coordinates in a subregion's
+face plane, p right, q down, in units of half a face side; one unit is r / (2 sqrt2) pixels.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from .resample import MARGIN, Grid, check_image, pad_edge, sample, supersampling
+from .sphere import direction_to_erp, erp_directions, pixel_grid, rotate_yaw
+
+MAP_MULTIPLE = 32
+SQRT2 = math.sqrt(2)
+GRID_CACHE_SIZE = 16
+
+
+@dataclass(frozen=True)
+class Subregion:
+    """One quadrant of the map: its row and column, its face's yaw, and the face's up in map axes times sqrt2."""
+
+    face: str
+    row: int
+    column: int
+    yaw_deg: float
+    up: tuple[int, int]
+
+
+SUBREGIONS = (
+    Subregion("L", 0, 0, -90, (-1, -1)),
+    Subregion("F", 0, 1, 0, (1, -1)),
+    Subregion("B", 1, 0, 180, (-1, 1)),
+    Subregion("R", 1, 1, 90, (1, 1)),
+)
+
+
+def check_map_size(map_size: int) -> None:
+    """Raise ValueError unless the map's side is a positive multiple of 32 (VAE 8 x, patch 2 x, two halves)."""
+    if map_size <= 0 or map_size % MAP_MULTIPLE:
+        raise ValueError(f"the ViewPoint map's side is {map_size}; expected a positive multiple of {MAP_MULTIPLE}")
+
+
+def check_map(viewpoint: Tensor) -> None:
+    """Raise ValueError unless the tensor (..., C, S, S) is a ViewPoint map."""
+    check_image(viewpoint, "ViewPoint map")
+    height, width = viewpoint.shape[-2:]
+    if height != width:
+        raise ValueError(f"a ViewPoint map is square; got {width} x {height} (width x height)")
+    check_map_size(width)
+
+
+def check_erp(erp: Tensor) -> None:
+    """Raise ValueError unless the tensor (..., C, H, W) is an ERP image: W = 2 H, both even."""
+    check_image(erp, "ERP image")
+    height, width = erp.shape[-2:]
+    if width != 2 * height or height % 2:
+        raise ValueError(f"an equirectangular (ERP) image is 2:1 with an even height; got {width} x {height}")
+
+
+def map_size_for_erp(width: int) -> int:
+    """Map side whose resolution matches an ERP of this width: S = 2 ceil16(sqrt2 W / 4)."""
+    return 2 * 16 * math.ceil(SQRT2 * width / 4 / 16)
+
+
+def erp_width_for_map(map_size: int) -> int:
+    """ERP width whose resolution matches a map of this side: W = 4 ceil8(r / sqrt2)."""
+    return 4 * 8 * math.ceil(map_size / 2 / SQRT2 / 8)
+
+
+def unit_pixels(map_size: int) -> float:
+    """Pixels of half a face side, which is also the map's pixels per radian at a face's centre."""
+    return map_size / 4 / SQRT2
+
+
+def subregion_to_direction(p: Tensor, q: Tensor) -> Tensor:
+    """Face-plane coordinates (...) in the diamond |p| + |q| <= 2 to directions (..., 3) in the subregion's own frame.
+
+    Equations 3-4 place the half disc of U in the upper corner.
+    """
+    one = torch.ones_like(p)
+    face = torch.stack([p, q, one], dim=-1)
+    side = torch.stack([p.sign(), q, 2 - p.abs()], dim=-1)
+    down = torch.stack([p, one, 2 - q], dim=-1)
+    d = -1 - q
+    theta = torch.atan2(d, p)
+    s = theta.sin() + theta.cos().abs()
+    up = torch.stack([p * s, -one, 1 - d * s], dim=-1)
+    out = torch.where((p.abs() > 1)[..., None], side, face)
+    out = torch.where((q > 1)[..., None], down, out)
+    return torch.where((q < -1)[..., None], up, out)
+
+
+def direction_to_subregion(direction: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Directions (..., 3) in a subregion's own frame to p, q and the fusion weight there, 0 where it is not seen.
+
+    Weights (equations 5-12): 1 - |p|/2 on the blocks shared with a neighbour, 1 on the blocks toward U and D, and on U
+    one minus the distance from the middle of U's edge, so that it vanishes on the arc of the half disc.
+    """
+    x, y, z = direction.unbind(-1)
+    largest = direction.abs().amax(-1)
+    tolerance = 1e-9 * largest
+    ax, ay = x.abs().clamp(min=1e-12), y.abs().clamp(min=1e-12)
+    on_face = (z >= largest - tolerance) & (z > 0)
+    on_side = (x.abs() >= z) & (z >= y.abs() - tolerance) & ~on_face
+    on_down = (y >= z) & (z >= x.abs() - tolerance) & (y > 0) & ~on_face
+    a, b = x / ay, 1 - z / ay
+    rho = torch.hypot(a, b)
+    on_up = (y < 0) & (b >= 0) & (rho <= 1 + 1e-6) & ~on_face
+    theta = torch.atan2(b, a)
+    s = theta.sin() + theta.cos().abs()
+
+    zero, depth = torch.zeros_like(x), z.clamp(min=1e-12)
+    p = torch.where(on_face, x / depth, zero)
+    q = torch.where(on_face, y / depth, zero)
+    p, q = torch.where(on_side, x.sign() * (2 - z / ax), p), torch.where(on_side, y / ax, q)
+    p, q = torch.where(on_down, x / ay, p), torch.where(on_down, 2 - z / ay, q)
+    p, q = torch.where(on_up, a / s, p), torch.where(on_up, -1 - b / s, q)
+
+    shared = p.abs() > q.abs()
+    weight = torch.where(shared, 1 - p.abs() / 2, torch.ones_like(p))
+    weight = torch.where(on_up, (1 - rho).clamp(min=0) + 1e-9, weight)  # never 0 / 0 where arcs meet
+    return p, q, torch.where(on_face | on_side | on_down | on_up, weight, zero)
+
+
+def map_directions(map_size: int, factor: int = 1) -> Tensor:
+    """Direction of every map pixel, float64 (S, S, 3); with factor f, of f x f points inside each: (f S, f S, 3)."""
+    check_map_size(map_size)
+    side = map_size // 2
+    x, y = pixel_grid(side * factor, side * factor)
+    x, y = (x / factor - side / 2) / unit_pixels(map_size), (y / factor - side / 2) / unit_pixels(map_size)
+    quadrants = {}
+    for region in SUBREGIONS:
+        up_x, up_y = (component / SQRT2 for component in region.up)
+        p, q = -up_y * x + up_x * y, -(up_x * x + up_y * y)  # right = (-up_y, up_x)
+        own = subregion_to_direction(p, q)
+        quadrants[region.row, region.column] = rotate_yaw(own, math.radians(region.yaw_deg))
+    rows = [torch.cat([quadrants[row, 0], quadrants[row, 1]], dim=1) for row in (0, 1)]
+    return torch.cat(rows, dim=0)
+
+
+def subregion_pixels(p: Tensor, q: Tensor, region: Subregion, side: int) -> tuple[Tensor, Tensor]:
+    """Face-plane coordinates to positions in pixels of the subregion, whose side is given."""
+    up_x, up_y = (component / SQRT2 for component in region.up)
+    unit = unit_pixels(2 * side)
+    return (-up_y * p - up_x * q) * unit + side / 2, (up_x * p - up_y * q) * unit + side / 2
+
+
+# The shared blocks (equations 9-12): region, its block's row and column, the neighbour, and the quarter turns
+# (counter-clockwise) that lay the neighbour's twin block over it.
+TWINS = (
+    ("F", 0, 0, "L", -1),
+    ("F", 1, 1, "R", 1),
+    ("B", 0, 0, "L", 1),
+    ("B", 1, 1, "R", -1),
+    ("L", 0, 1, "F", 1),
+    ("L", 1, 0, "B", -1),
+    ("R", 0, 1, "F", -1),
+    ("R", 1, 0, "B", 1),
+)
+
+
+def pad_subregions(viewpoint: Tensor, margin: int = MARGIN) -> Tensor:
+    """The four subregions of maps (N, C, S, S), one below the other, each with a margin that continues its picture.
+
+    (N, C, 4 (S/2 + 2 margin), S/2 + 2 margin). Across D the neighbouring quadrant continues it, beyond a shared block
+    the neighbour's turned picture does, pixel for pixel. On U the border repeats: fusion weights vanish there.
+    """
+    side, half = viewpoint.shape[-1] // 2, viewpoint.shape[-1] // 4
+    around = pad_edge(viewpoint, margin)
+    parts = {r.face: viewpoint[..., r.row * side :, r.column * side :][..., :side, :side] for r in SUBREGIONS}
+    padded = []
+    for region in SUBREGIONS:
+        extent = side + 2 * margin
+        part = around[..., region.row * side :, region.column * side :][..., :extent, :extent].clone()
+        for face, row, column, neighbour, turns in TWINS:
+            if face == region.face:
+                twin = torch.rot90(parts[neighbour], turns, dims=(-2, -1))
+                into = [slice(i * (half + margin), (i + 1) * (half + margin)) for i in (row, column)]
+                take = [slice(half - margin, None) if i == 0 else slice(None, half + margin) for i in (row, column)]
+                part[..., into[0], into[1]] = twin[..., take[0], take[1]]
+        part[..., margin:-margin, margin:-margin] = parts[region.face]
+        padded.append(part)
+    return torch.cat(padded, dim=-2)
+
+
+@dataclass(frozen=True)
+class MapLookup:
+    """Where directions lie on the padded subregions: for the two that weigh most (no direction lies in more, but for
+    the zenith, where weights are zero), a grid of positions and weights that sum to 1, float32 (k, h, w), k = 1 or 2.
+    The second grid lists only the pixels that a second subregion shows, `overlap` being their flat index."""
+
+    first: Grid
+    second: Grid | None
+    weight: Tensor
+    overlap: Tensor
+    factor: int = 1
+
+
+def locate_on_map(direction: Tensor, map_size: int, *, fusion: bool = True, factor: int = 1) -> MapLookup:
+    """Find directions (h, w, 3) on the map. Without fusion only the subregion that weighs most is used."""
+    check_map_size(map_size)
+    side = map_size // 2
+    places = []
+    for k, region in enumerate(SUBREGIONS):
+        p, q, weight = direction_to_subregion(rotate_yaw(direction, -math.radians(region.yaw_deg)))
+        x, y = subregion_pixels(p, q, region, side)
+        places.append(torch.stack([x + MARGIN, y + MARGIN + k * (side + 2 * MARGIN), weight]))
+    x, y, weight = torch.stack(places, dim=1)
+    top, index = weight.topk(2 if fusion else 1, dim=0)
+    assert bool((top[0] > 0).all()), "a direction lies outside all four subregions"
+    x, y = (torch.gather(values, 0, index).float() for values in (x, y))
+    weight = (top / top.sum(0)).float()
+    overlap = (weight[1] > 0).flatten().nonzero()[:, 0] if fusion else torch.empty(0, dtype=torch.long)
+    second = Grid(x[1].flatten()[overlap][None], y[1].flatten()[overlap][None]) if fusion else None
+    return MapLookup(Grid(x[0], y[0]), second, weight, overlap, factor)
+
+
+def sample_map(viewpoint: Tensor, lookup: MapLookup, *, interpolation: str = "bicubic") -> Tensor:
+    """Sample maps (..., C, S, S) at a lookup -> (..., C, h, w), same dtype and device, a frame at a time."""
+    check_map(viewpoint)
+    lead, size = viewpoint.shape[:-3], viewpoint.shape[-3:]
+    out = [_sample_map_frame(frame, lookup, interpolation) for frame in viewpoint.reshape(-1, 1, *size)]
+    return torch.cat(out).to(viewpoint.dtype).reshape(*lead, *out[0].shape[1:])
+
+
+def _sample_map_frame(frame: Tensor, lookup: MapLookup, interpolation: str) -> Tensor:
+    frame = frame if frame.dtype == torch.float64 else frame.float()
+    atlas = pad_subregions(frame)
+    weight = lookup.weight.to(frame)
+    out = sample(atlas, lookup.first, interpolation=interpolation) * weight[0]
+    if lookup.second is not None:
+        overlap = lookup.overlap.to(frame.device)
+        values = sample(atlas, lookup.second, interpolation=interpolation)[..., 0, :]
+        out.flatten(-2).index_add_(-1, overlap, values * weight[1].flatten()[overlap])
+    return torch.nn.functional.avg_pool2d(out, lookup.factor) if lookup.factor > 1 else out
+
+
+def build_map_from_erp_grid(map_size: int, height: int, width: int, factor: int) -> Grid:
+    """ERP positions of the map's pixels (uncached)."""
+    x, y = direction_to_erp(map_directions(map_size, factor), height, width)
+    return Grid(x.float(), y.float(), factor)
+
+
+def build_erp_lookup(map_size: int, width: int, fusion: bool, factor: int) -> MapLookup:
+    """Map positions of an ERP's pixels (uncached)."""
+    return locate_on_map(erp_directions(width // 2 * factor, width * factor), map_size, fusion=fusion, factor=factor)
+
+
+def build_fusion_lookup(map_size: int) -> MapLookup:
+    """Map positions of the map's own pixels (uncached)."""
+    return locate_on_map(map_directions(map_size), map_size)
+
+
+fusion_lookup = lru_cache(GRID_CACHE_SIZE)(build_fusion_lookup)
+map_from_erp_grid = lru_cache(GRID_CACHE_SIZE)(build_map_from_erp_grid)
+erp_lookup = lru_cache(GRID_CACHE_SIZE)(build_erp_lookup)
+
+
+def fuse_overlaps(viewpoint: Tensor, *, interpolation: str = "bicubic") -> Tensor:
+    """Blend what maps (..., C, S, S) show twice, all overlaps at once from the unfused map (equations 9-12).
+
+    Exact on the sides, where twins lie on one pixel grid; U's petals (section 3.4) are interpolated.
+    """
+    check_map(viewpoint)
+    return sample_map(viewpoint, fusion_lookup(viewpoint.shape[-1]), interpolation=interpolation)
+
+
+def erp_to_viewpoint(erp: Tensor, map_size: int, *, interpolation: str = "bicubic") -> Tensor:
+    """ERP images (..., C, H, 2H) -> ViewPoint maps (..., C, map_size, map_size), same dtype and device.
+
+    Any float dtype, any range; filtered when the ERP is finer than the map. interpolation: "bicubic", "bilinear" or
+    "nearest" (masks). Paper 3.2. Raises ValueError for an image that is not 2:1 or a side that is no multiple of 32.
+    """
+    check_erp(erp)
+    check_map_size(map_size)
+    height, width = erp.shape[-2:]
+    factor = supersampling(width / (2 * math.pi), unit_pixels(map_size))
+    grid = map_from_erp_grid(map_size, height, width, factor)
+    return sample(erp, grid, interpolation=interpolation, border="erp")
+
+
+def viewpoint_to_erp(viewpoint: Tensor, width: int, *, interpolation: str = "bicubic", fusion: bool = True) -> Tensor:
+    """ViewPoint maps (..., C, S, S) -> ERP images (..., C, width/2, width), same dtype and device.
+
+    With fusion, what two subregions show is blended by the weights of equations 5-12 (vanishing ones on U); without,
+    the subregion that weighs most is taken. Raises ValueError for a map that is not square or no multiple of 32.
+    """
+    check_map(viewpoint)
+    if width <= 0 or width % 4:
+        raise ValueError(f"the ERP width is {width}; expected a positive multiple of 4, so that the height is even")
+    factor = supersampling(unit_pixels(viewpoint.shape[-1]), width / (2 * math.pi))
+    return sample_map(viewpoint, erp_lookup(viewpoint.shape[-1], width, fusion, factor), interpolation=interpolation)

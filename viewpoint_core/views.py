@@ -1,0 +1,185 @@
+"""Perspective views and cubemaps: a view placed on the ViewPoint map, a view of an ERP, six faces <-> the map."""
+
+import math
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .camera import direction_to_view, focal_length, view_directions
+from .resample import MARGIN, Grid, check_image, pad_edge, sample, supersampling
+from .sphere import direction_to_erp
+from .viewpoint_map import (
+    GRID_CACHE_SIZE,
+    MapLookup,
+    check_erp,
+    check_map,
+    check_map_size,
+    locate_on_map,
+    map_directions,
+    sample_map,
+    unit_pixels,
+)
+
+GREY = 0.5
+FACES = ("F", "R", "B", "L", "U", "D")
+FACE_YAW_PITCH = {"F": (0, 0), "R": (90, 0), "B": (180, 0), "L": (-90, 0), "U": (0, 90), "D": (0, -90)}
+FACE_AHEAD = torch.tensor([[0, 0, 1], [1, 0, 0], [0, 0, -1], [-1, 0, 0], [0, -1, 0], [0, 1, 0]], dtype=torch.float64)
+
+
+@lru_cache(GRID_CACHE_SIZE)
+def view_grid(
+    map_size: int, height: int, width: int, yaw_deg: float, pitch_deg: float, roll_deg: float, fov_deg: float
+) -> tuple[Grid, Tensor]:
+    """Where the map's pixels lie on a view, and a float32 (h, w): 1 where the view sees them."""
+    factor = supersampling(focal_length(width, fov_deg), unit_pixels(map_size))
+    x, y, seen = direction_to_view(
+        map_directions(map_size, factor),
+        height,
+        width,
+        yaw_deg=yaw_deg,
+        pitch_deg=pitch_deg,
+        roll_deg=roll_deg,
+        fov_deg=fov_deg,
+    )
+    return Grid(x.float(), y.float(), factor), seen.float()
+
+
+def place_view(
+    view: Tensor,
+    map_size: int,
+    *,
+    yaw_deg: float = 0,
+    pitch_deg: float = 0,
+    roll_deg: float = 0,
+    fov_deg: float = 90,
+    interpolation: str = "bicubic",
+    fill: float = GREY,
+) -> tuple[Tensor, Tensor]:
+    """Draw views (..., C, h, w) on the map wherever the sphere shows their directions (paper 3.3, 4.1).
+
+    Returns maps (..., C, S, S), `fill` where unknown, and the mask (S, S): the part of each pixel that the view covers.
+    fov_deg is horizontal, in (0, 180); pixels are square, so the vertical one follows from the aspect.
+    """
+    check_image(view, "view")
+    check_map_size(map_size)
+    grid, seen = view_grid(map_size, *view.shape[-2:], yaw_deg, pitch_deg, roll_deg, fov_deg)
+    work = view if view.dtype == torch.float64 else view.float()
+    seen = seen.to(work)
+    cover = F.avg_pool2d(seen[None], grid.factor)[0] if grid.factor > 1 else seen
+    if not bool((cover > 0).any()):
+        raise ValueError(f"a view of {fov_deg} degrees covers no pixel of a map of side {map_size}; use a larger map")
+    placed = sample(work, grid, interpolation=interpolation, weight=seen)
+    return (placed + fill * (1 - cover)).to(view.dtype), cover.to(view.dtype)
+
+
+@lru_cache(GRID_CACHE_SIZE)
+def erp_view_grid(
+    erp_width: int, height: int, width: int, yaw_deg: float, pitch_deg: float, roll_deg: float, fov_deg: float
+) -> Grid:
+    """ERP positions of a view's pixels."""
+    factor = supersampling(erp_width / (2 * math.pi), focal_length(width, fov_deg))
+    rays = view_directions(
+        height * factor, width * factor, yaw_deg=yaw_deg, pitch_deg=pitch_deg, roll_deg=roll_deg, fov_deg=fov_deg
+    )
+    x, y = direction_to_erp(rays, erp_width // 2, erp_width)
+    return Grid(x.float(), y.float(), factor)
+
+
+def render_view(
+    erp: Tensor,
+    height: int,
+    width: int,
+    *,
+    yaw_deg: float = 0,
+    pitch_deg: float = 0,
+    roll_deg: float = 0,
+    fov_deg: float = 90,
+    interpolation: str = "bicubic",
+) -> Tensor:
+    """Perspective views (..., C, height, width) of ERP images (..., C, H, 2H). fov_deg is horizontal, in (0, 180)."""
+    check_erp(erp)
+    if height <= 0 or width <= 0:
+        raise ValueError(f"the view's size is {width} x {height}; expected positive width and height")
+    grid = erp_view_grid(erp.shape[-1], height, width, yaw_deg, pitch_deg, roll_deg, fov_deg)
+    return sample(erp, grid, interpolation=interpolation, border="erp")
+
+
+def face_directions(face: str, size: int) -> Tensor:
+    """Direction of every pixel of a cubemap face (90 degrees). float64 (size, size, 3)."""
+    yaw_deg, pitch_deg = FACE_YAW_PITCH[face]
+    return view_directions(size, size, yaw_deg=yaw_deg, pitch_deg=pitch_deg, fov_deg=90)
+
+
+def direction_to_faces(direction: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Directions (h, w, 3) to x, y in pixels on the six faces stacked below one another, each with a margin."""
+    nearest = (direction @ FACE_AHEAD.T).argmax(-1)
+    x, y = torch.zeros_like(direction[..., 0]), torch.zeros_like(direction[..., 0])
+    for index, face in enumerate(FACES):
+        yaw_deg, pitch_deg = FACE_YAW_PITCH[face]
+        face_x, face_y, _ = direction_to_view(
+            direction, size, size, yaw_deg=yaw_deg, pitch_deg=pitch_deg, fov_deg=90.001
+        )
+        x = torch.where(nearest == index, face_x + MARGIN, x)
+        y = torch.where(nearest == index, face_y + MARGIN + index * (size + 2 * MARGIN), y)
+    return x, y
+
+
+@lru_cache(GRID_CACHE_SIZE)
+def faces_grid(map_size: int, size: int) -> Grid:
+    """Positions of the map's pixels on the padded stack of six faces."""
+    factor = supersampling(size / 2, unit_pixels(map_size))
+    x, y = direction_to_faces(map_directions(map_size, factor), size)
+    return Grid(x.float(), y.float(), factor)
+
+
+@lru_cache(GRID_CACHE_SIZE)
+def face_margin_grid(size: int) -> Grid:
+    """Positions, on the stack itself, of the padded faces' pixels: their margins lie on the neighbouring faces."""
+    outer = size + 2 * MARGIN
+    fov_deg = math.degrees(2 * math.atan(outer / size))
+    rays = [
+        view_directions(outer, outer, yaw_deg=yaw, pitch_deg=pitch, fov_deg=fov_deg)
+        for yaw, pitch in (FACE_YAW_PITCH[face] for face in FACES)
+    ]
+    x, y = direction_to_faces(torch.cat(rays), size)
+    return Grid(x.float(), y.float())
+
+
+def cubemap_to_viewpoint(faces: Tensor, map_size: int, *, interpolation: str = "bicubic") -> Tensor:
+    """Cubemaps (..., 6, C, a, a), faces in the order F, R, B, L, U, D -> maps (..., C, map_size, map_size).
+
+    U and D are the views that a camera facing F sees on looking straight up and straight down.
+    """
+    check_image(faces, "cubemap")
+    check_map_size(map_size)
+    if faces.ndim < 4 or faces.shape[-4] != 6 or faces.shape[-1] != faces.shape[-2]:
+        raise ValueError(f"a cubemap is six square faces (..., 6, C, a, a); got {tuple(faces.shape)}")
+    size, lead = faces.shape[-1], faces.shape[:-4]
+    stack = pad_edge(faces.flatten(0, -4)).reshape(*faces.shape[:-2], size + 2 * MARGIN, size + 2 * MARGIN)
+    stack = stack.movedim(-4, -3).flatten(-3, -2)
+    stack = sample(stack, face_margin_grid(size), interpolation=interpolation)
+    return sample(stack, faces_grid(map_size, size), interpolation=interpolation).reshape(*lead, -1, map_size, map_size)
+
+
+@lru_cache(GRID_CACHE_SIZE)
+def face_lookup(map_size: int, face: str, size: int, fusion: bool, factor: int) -> MapLookup:
+    """Map positions of a face's pixels."""
+    return locate_on_map(face_directions(face, size * factor), map_size, fusion=fusion, factor=factor)
+
+
+def viewpoint_to_cubemap(
+    viewpoint: Tensor, size: int, *, interpolation: str = "bicubic", fusion: bool = True
+) -> Tensor:
+    """Maps (..., C, S, S) -> cubemaps (..., 6, C, size, size), faces in the order F, R, B, L, U, D."""
+    check_map(viewpoint)
+    if size <= 0:
+        raise ValueError(f"the face size is {size}; expected a positive number of pixels")
+    map_size = viewpoint.shape[-1]
+    factor = supersampling(unit_pixels(map_size), size / 2)
+    faces = [
+        sample_map(viewpoint, face_lookup(map_size, face, size, fusion, factor), interpolation=interpolation)
+        for face in FACES
+    ]
+    return torch.stack(faces, dim=-4)
