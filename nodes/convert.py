@@ -1,0 +1,55 @@
+"""IMAGE and MASK of the host <-> tensors of the core, with the checks that every node shares."""
+
+import torch
+from torch import Tensor
+
+from ..viewpoint_core.conditioning import check_finite
+
+
+def image_to_frames(image: Tensor, name: str) -> Tensor:
+    """IMAGE (T, H, W, 3) -> frames (T, 3, H, W), a view. Raises ValueError for what is no RGB video."""
+    if image.ndim != 4:
+        raise ValueError(f"{name}: expected an IMAGE (frames, height, width, 3), got {tuple(image.shape)}")
+    if image.shape[0] == 0 or image.numel() == 0:
+        raise ValueError(f"{name}: the batch is empty {tuple(image.shape)}; expected at least one frame")
+    channels = image.shape[-1]
+    if channels == 4:
+        raise ValueError(f"{name}: got RGBA (4 channels), expected RGB; drop the alpha with 'Split Image with Alpha'")
+    if channels != 3:
+        raise ValueError(
+            f"{name}: got {channels} channel(s), expected RGB (3); a mask becomes RGB by 'Convert Mask to Image'"
+        )
+    check_finite(image, name)
+    return image.movedim(-1, 1)
+
+
+def frames_to_image(frames: Tensor) -> Tensor:
+    """Frames (T, C, H, W) -> IMAGE (T, H, W, C) in [0, 1]; bicubic sampling overshoots a little."""
+    return frames.clamp(0, 1).movedim(1, -1).contiguous()
+
+
+def mask_to_frames(mask: Tensor, name: str, frames: int, height: int, width: int) -> Tensor:
+    """MASK (T or 1, H, W) or (H, W) -> (frames, H, W). Raises ValueError unless it fits the video it belongs to."""
+    mask = mask[None] if mask.ndim == 2 else mask
+    if mask.ndim != 3 or mask.shape[0] not in (1, frames) or mask.shape[1:] != (height, width):
+        raise ValueError(
+            f"{name}: got a mask {tuple(mask.shape)} (frames, height, width) for a video of {frames} frames, "
+            f"{height} x {width}; expected the same size, and as many frames or one for all"
+        )
+    check_finite(mask, name)
+    if bool(((mask < 0) | (mask > 1)).any()):
+        raise ValueError(f"{name}: values from {float(mask.min())} to {float(mask.max())}; expected [0, 1]")
+    return mask.expand(frames, height, width)
+
+
+def stack_faces(faces: list[Tensor]) -> Tensor:
+    """Six IMAGEs F, R, B, L, U, D -> cubemaps (T, 6, 3, a, a)."""
+    frames = [image_to_frames(face, name) for face, name in zip(faces, FACE_INPUTS, strict=True)]
+    shapes = [tuple(face.shape) for face in frames]
+    if len(set(shapes)) != 1:
+        listed = ", ".join(f"{name} {shape}" for name, shape in zip(FACE_INPUTS, shapes, strict=True))
+        raise ValueError(f"the six faces differ in frames or size (frames, channels, height, width): {listed}")
+    return torch.stack(frames, dim=1)
+
+
+FACE_INPUTS = ("front", "right", "back", "left", "up", "down")

@@ -1,0 +1,125 @@
+"""What the pack asks of the host's internals, in one place. Imported only once the host runs."""
+
+from pathlib import Path
+from typing import Any
+
+import comfy.latent_formats
+import comfy.model_management
+import comfy.model_sampling
+import folder_paths
+import torch
+
+from ..viewpoint_core.checkpoint import schedule_from_metadata
+
+PATCH_EMBEDDING = "diffusion_model.patch_embedding.weight"
+LATENT_FORMATS = {16: comfy.latent_formats.Wan21}
+FLOW_TIMESTEPS = 1000  # Wan's timestep is 1000 sigma
+
+
+def wan_config(model: Any) -> dict[str, Any]:
+    """A MODEL's configuration as the host detected it. Raises ValueError unless it is a Wan model."""
+    config = getattr(getattr(model.model, "model_config", None), "unet_config", {})
+    if config.get("image_model") != "wan2.1":
+        raise ValueError(
+            f"the model is a {type(model.model).__name__}; ViewPoint needs a Wan2.1 text-to-video "
+            "model, inflated to 33 input channels"
+        )
+    return config
+
+
+def input_channels(model: Any) -> int:
+    """Input channels of a MODEL, counting a LoRA that widens the patch embedding.
+
+    Not read off the live weight: under partial loading that keeps its old shape.
+    """
+    channels = wan_config(model)["in_dim"]
+    for patch in getattr(model, "patches", {}).get(PATCH_EMBEDDING, []):
+        weights = getattr(patch[1], "weights", None)
+        shape = weights[5] if isinstance(weights, (tuple, list)) and len(weights) > 5 else None
+        if shape is not None and patch[0] != 0:
+            channels = int(shape[1])
+    return channels
+
+
+def latent_channels(model: Any) -> int:
+    """Channels of the latent that a MODEL denoises."""
+    return model.model.latent_format.latent_channels
+
+
+def checkpoint_schedule(model: Any) -> str | None:
+    """The schedule in a checkpoint's metadata, where this host keeps metadata on the model; else None."""
+    for holder in (model, model.model, getattr(model.model, "model_config", None)):
+        metadata = getattr(holder, "metadata", None)
+        if isinstance(metadata, dict):
+            schedule = schedule_from_metadata(metadata)
+            if schedule is not None:
+                return schedule
+    return None
+
+
+def check_video_vae(vae: Any) -> None:
+    """Raise ValueError for a VAE that is known not to be a video VAE, before it encodes anything."""
+    dimensions, channels = getattr(vae, "latent_dim", 3), getattr(vae, "latent_channels", 16)
+    if dimensions != 3 or channels not in LATENT_FORMATS:
+        raise ValueError(
+            f"the VAE has {channels} latent channels in {dimensions} dimensions; ViewPoint needs the Wan2.1 video VAE "
+            "(16 channels in 3 dimensions)"
+        )
+
+
+def latent_to_model(latent: torch.Tensor) -> torch.Tensor:
+    """A VAE latent (B, C, t, h, w) in the model's scale, by the host's latent format for its channels."""
+    return LATENT_FORMATS[latent.shape[1]]().process_in(latent)
+
+
+def empty_latent(shape: tuple[int, ...]) -> torch.Tensor:
+    """Zeros on the host's intermediate device."""
+    return torch.zeros(shape, device=comfy.model_management.intermediate_device())
+
+
+def with_shift(model: Any, shift: float) -> Any:
+    """A clone of a MODEL that samples with this flow shift."""
+    flow = type("ViewPointFlow", (comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST), {})(
+        model.model.model_config
+    )
+    flow.set_parameters(shift=shift, multiplier=FLOW_TIMESTEPS)
+    shifted = model.clone()
+    shifted.add_object_patch("model_sampling", flow)
+    return shifted
+
+
+def host_ksampler(
+    model: Any,
+    positive: list,
+    negative: list,
+    latent: dict,
+    *,
+    seed: int,
+    steps: int,
+    cfg: float,
+    sampler_name: str,
+    scheduler: str,
+    denoise: float,
+) -> dict:
+    """The sampling that the host's own KSampler does: progress, preview, cancel, memory. Returns the LATENT."""
+    from nodes import common_ksampler  # the host's module of that name
+
+    return common_ksampler(
+        model, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent, denoise=denoise
+    )[0]
+
+
+def folder(kind: str) -> Path:
+    """The host's "input" or "output" folder."""
+    directories = {"input": folder_paths.get_input_directory, "output": folder_paths.get_output_directory}
+    return Path(directories[kind]())
+
+
+def output_path(prefix: str, suffix: str) -> tuple[Path, str]:
+    """A new file name in the host's output folder, counted like the host's own, and its subfolder there."""
+    directory, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, str(folder("output")))
+    path = Path(directory) / f"{name}_{counter:05}_{suffix}"
+    while path.exists():
+        counter += 1
+        path = Path(directory) / f"{name}_{counter:05}_{suffix}"
+    return path, subfolder

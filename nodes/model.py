@@ -1,0 +1,160 @@
+"""Pano-Perspective attention on the host's Wan model, through its public hooks."""
+
+from collections.abc import Callable
+from typing import Any
+
+import comfy.patcher_extension
+import torch
+from comfy_api.latest import io
+
+from ..viewpoint_core.wan_attention import (
+    ALTERNATING,
+    SUBREGION_COUNT,
+    check_token_grid,
+    merge_subregions,
+    perspective_blocks,
+    split_subregions,
+    subregion_modulation,
+    subregion_positions,
+)
+from .host import checkpoint_schedule, input_channels, latent_channels, wan_config
+
+CATEGORY = "ViewPoint"
+KEY = "viewpoint"
+GRID = "viewpoint_grid_sizes"
+PATCH = (1, 2, 2)
+Wrappers = comfy.patcher_extension.WrappersMP
+
+
+def schedule_input() -> io.String.Input:
+    """Which blocks are Perspective."""
+    return io.String.Input(
+        "schedule",
+        default=ALTERNATING,
+        tooltip="Blocks that attend inside each subregion: alternating (odd blocks, the paper's), pano (none), "
+        "perspective (all), or a list such as 1,3,8-11. Metadata of the checkpoint wins where the host hands it over.",
+    )
+
+
+def perspective_block(previous: Callable | None) -> Callable:
+    """A block replacement that runs the block on the four subregions side by side, chaining an earlier replacement."""
+
+    def run(args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+        tokens, grid = args["img"], args["transformer_options"][GRID]
+        check_token_grid(tokens.shape[1], grid)
+        regrouped = {
+            **args,
+            "img": split_subregions(tokens, grid),
+            "txt": args["txt"].repeat_interleave(SUBREGION_COUNT, dim=0),
+            "vec": subregion_modulation(args["vec"], tokens.shape[1], grid),
+            "pe": subregion_positions(args["pe"], grid),
+        }
+        out = previous(regrouped, extra) if previous else extra["original_block"](regrouped)
+        return {**out, "img": merge_subregions(out["img"], grid)}
+
+    return run
+
+
+def note_grid(executor: Callable, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """DIFFUSION_MODEL wrapper: tell the blocks the token grid (t, h, w), which not every host does."""
+    grid = tuple(-(-size // patch) for size, patch in zip(x.shape[2:], PATCH, strict=True))
+    args = tuple({**a, GRID: grid} if isinstance(a, dict) else a for a in args)
+    if "transformer_options" in kwargs:
+        kwargs["transformer_options"] = {**kwargs["transformer_options"], GRID: grid}
+    return executor(x, *args, **kwargs)
+
+
+def window_known(
+    executor: Callable,
+    x: torch.Tensor,
+    t: torch.Tensor,
+    c_concat: torch.Tensor | None = None,
+    c_crossattn: torch.Tensor | None = None,
+    control: Any = None,
+    transformer_options: dict[str, Any] | None = None,
+    **kwargs: Any,
+) -> torch.Tensor:
+    """APPLY_MODEL wrapper: cut the known channels to the context window, which older hosts do not do."""
+    window = (transformer_options or {}).get("context_window")
+    if window is not None and c_concat is not None and c_concat.shape[2] != x.shape[2]:
+        c_concat = c_concat[:, :, window.index_list]
+    return executor(x, t, c_concat, c_crossattn, control, transformer_options or {}, **kwargs)
+
+
+def check_sampling(model: Any, conds: dict[str, list], latent: torch.Tensor) -> None:
+    """Raise ValueError, before the model is loaded, unless model, conditioning and latent belong together."""
+    channels, wanted = input_channels(model), 2 * latent_channels(model) + 1
+    if channels != wanted:
+        raise ValueError(
+            f"the model has {channels} input channels, ViewPoint needs {wanted}. Inflate a stock checkpoint with "
+            "'python -m viewpoint_core.inflate SRC DST', or load a ViewPoint LoRA that widens the patch embedding "
+            "(LoraLoaderModelOnly, strength other than 0) before this node"
+        )
+    for name in ("positive", "negative"):
+        for cond in conds.get(name) or []:
+            known = cond.get("noise_concat")
+            if known is None or known.ndim != 5 or known.shape[1] != wanted - latent.shape[1]:
+                raise ValueError(f"the {name} conditioning did not pass ViewPointConditioning; connect its output")
+            if known.shape[2:] != latent.shape[2:]:
+                raise ValueError(
+                    f"the latent is {tuple(latent.shape[2:])} (frames, height, width), the {name} conditioning "
+                    f"{tuple(known.shape[2:])}; connect the latent of the same ViewPointConditioning"
+                )
+
+
+def check_before_sampling(executor: Any, noise: torch.Tensor, latent: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    """OUTER_SAMPLE wrapper: the checks, for whichever sampler node runs."""
+    guider = executor.class_obj
+    check_sampling(guider.model_patcher, guider.conds, latent)
+    return executor(noise, latent, *args, **kwargs)
+
+
+def is_patched(model: Any) -> bool:
+    """Whether a MODEL passed `patch_model`."""
+    return KEY in model.model_options.get("transformer_options", {})
+
+
+def patch_model(model: Any, schedule: str) -> Any:
+    """A clone of a MODEL with Pano-Perspective attention (paper 3.3); the MODEL itself stays as it was.
+
+    Raises ValueError for a model that is not Wan, one patched already, and a schedule that does not fit it.
+    """
+    if is_patched(model):
+        raise ValueError("the model passed ViewPointPatchModel already; connect the unpatched model")
+    config = wan_config(model)
+    blocks = perspective_blocks(checkpoint_schedule(model) or schedule, config["num_layers"])
+    patched = model.clone()
+    replaced = patched.model_options.get("transformer_options", {}).get("patches_replace", {}).get("dit", {})
+    for block in blocks:
+        patched.set_model_patch_replace(
+            perspective_block(replaced.get(("double_block", block))), "dit", "double_block", block
+        )
+    patched.model_options.setdefault("transformer_options", {})[KEY] = blocks
+    patched.add_wrapper_with_key(Wrappers.DIFFUSION_MODEL, KEY, note_grid)
+    patched.add_wrapper_with_key(Wrappers.APPLY_MODEL, KEY, window_known)
+    patched.add_wrapper_with_key(Wrappers.OUTER_SAMPLE, KEY, check_before_sampling)
+    return patched
+
+
+class ViewPointPatchModel(io.ComfyNode):
+    """Pano-Perspective attention on a MODEL."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="ViewPointPatchModel",
+            display_name="ViewPoint: patch model",
+            category=CATEGORY,
+            description="Give a Wan2.1 model Pano-Perspective attention, for use with any sampler node.",
+            inputs=[
+                io.Model.Input("model", tooltip="A Wan2.1 text-to-video model with 33 input channels."),
+                schedule_input(),
+            ],
+            outputs=[io.Model.Output(display_name="model", tooltip="The patched model.")],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, schedule: str) -> io.NodeOutput:
+        """Patch a clone."""
+        return io.NodeOutput(patch_model(model, schedule))

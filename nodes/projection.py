@@ -1,0 +1,276 @@
+"""Nodes that move pictures between ERP, the ViewPoint map, cubemaps and perspective views."""
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..viewpoint_core.conditioning import GREY, extend_unknown
+from ..viewpoint_core.resample import INTERPOLATIONS
+from ..viewpoint_core.viewpoint_map import erp_to_viewpoint, erp_width_for_map, unit_pixels, viewpoint_to_erp
+from ..viewpoint_core.views import cubemap_to_viewpoint, place_view, render_view, viewpoint_to_cubemap
+from .convert import FACE_INPUTS, frames_to_image, image_to_frames, mask_to_frames, stack_faces
+
+CATEGORY = "ViewPoint/projection"
+MAX_SIZE = 16384
+
+
+def map_size_input() -> io.Int.Input:
+    """The side of the map, as every node asks for it."""
+    return io.Int.Input(
+        "map_size",
+        default=736,
+        min=64,
+        max=4096,
+        step=32,
+        tooltip="Side of the square ViewPoint map in pixels, a multiple of 32. 736 (the paper's) makes 1056 x 528.",
+    )
+
+
+def interpolation_input() -> io.Combo.Input:
+    """How pixels between pixels are read."""
+    return io.Combo.Input(
+        "interpolation",
+        options=list(INTERPOLATIONS),
+        default="bicubic",
+        tooltip="How to read between pixels. bicubic keeps most detail; nearest keeps labels and hard masks.",
+    )
+
+
+def fusion_input() -> io.Boolean.Input:
+    """Whether overlaps are blended."""
+    return io.Boolean.Input(
+        "fusion",
+        default=True,
+        tooltip="Blend what the map shows twice, so that no seam is left. Off: only the nearest subregion is read.",
+    )
+
+
+def angle_inputs() -> list[io.Float.Input]:
+    """Yaw, pitch, roll and field of view, in degrees."""
+    degrees = {"default": 0.0, "step": 0.5, "round": 0.001}
+    return [
+        io.Float.Input(
+            "yaw_deg", min=-360, max=360, tooltip="Degrees to the right of the panorama's centre.", **degrees
+        ),
+        io.Float.Input("pitch_deg", min=-90, max=90, tooltip="Degrees upwards from the horizon.", **degrees),
+        io.Float.Input(
+            "roll_deg", min=-180, max=180, tooltip="Degrees that the camera is turned clockwise.", **degrees
+        ),
+        io.Float.Input(
+            "fov_deg",
+            default=90.0,
+            min=-360.0,
+            max=360.0,
+            step=0.5,
+            round=0.001,
+            tooltip="Horizontal field of view in degrees, between 0 and 180. Pixels are square, so the height follows.",
+        ),
+    ]
+
+
+class ViewPointFromERP(io.ComfyNode):
+    """ERP -> ViewPoint map."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="ViewPointFromERP",
+            display_name="ViewPoint: panorama to map",
+            category=CATEGORY,
+            description="Turn an equirectangular (2:1) image or video into the square ViewPoint map.",
+            inputs=[
+                io.Image.Input("erp", tooltip="Equirectangular panorama, width = 2 x height."),
+                map_size_input(),
+                interpolation_input(),
+                io.Mask.Input("mask", optional=True, tooltip="1 where the panorama is known; without it, everywhere."),
+            ],
+            outputs=[
+                io.Image.Output(display_name="viewpoint", tooltip="The map."),
+                io.Mask.Output(display_name="mask", tooltip="1 where the map is known."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, erp: Tensor, map_size: int, interpolation: str, mask: Tensor | None = None) -> io.NodeOutput:
+        """Convert, one core call, convert."""
+        frames = image_to_frames(erp, "erp")
+        viewpoint = erp_to_viewpoint(frames, map_size, interpolation=interpolation)
+        if mask is None:
+            return io.NodeOutput(frames_to_image(viewpoint), viewpoint.new_ones(len(frames), map_size, map_size))
+        known = mask_to_frames(mask, "mask", len(frames), *frames.shape[-2:])
+        known = erp_to_viewpoint(known[:, None], map_size, interpolation="nearest")[:, 0]
+        return io.NodeOutput(frames_to_image(viewpoint), known)
+
+
+class ViewPointToERP(io.ComfyNode):
+    """ViewPoint map -> ERP."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="ViewPointToERP",
+            display_name="ViewPoint: map to panorama",
+            category=CATEGORY,
+            description="Turn a ViewPoint map back into an equirectangular (2:1) panorama and blend its overlaps.",
+            inputs=[
+                io.Image.Input("viewpoint", tooltip="Square ViewPoint map, its side a multiple of 32."),
+                io.Int.Input(
+                    "width",
+                    default=0,
+                    min=0,
+                    max=MAX_SIZE,
+                    step=4,
+                    tooltip="Panorama width in pixels, a multiple of 4. 0: the map's own (1056 for a map of 736).",
+                ),
+                fusion_input(),
+                interpolation_input(),
+            ],
+            outputs=[io.Image.Output(display_name="erp", tooltip="Equirectangular panorama, width = 2 x height.")],
+        )
+
+    @classmethod
+    def execute(cls, viewpoint: Tensor, width: int, fusion: bool, interpolation: str) -> io.NodeOutput:
+        """Convert, one core call, convert."""
+        frames = image_to_frames(viewpoint, "viewpoint")
+        width = width or erp_width_for_map(frames.shape[-1])
+        return io.NodeOutput(
+            frames_to_image(viewpoint_to_erp(frames, width, interpolation=interpolation, fusion=fusion))
+        )
+
+
+class ViewPointFromCubemap(io.ComfyNode):
+    """Six faces -> ViewPoint map."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        faces = [
+            io.Image.Input(
+                name, tooltip=f"The {name} face: a square view of 90 degrees. Up and down as seen from front."
+            )
+            for name in FACE_INPUTS
+        ]
+        return io.Schema(
+            node_id="ViewPointFromCubemap",
+            display_name="ViewPoint: cubemap to map",
+            category=CATEGORY,
+            description="Turn the six faces of a cubemap into the square ViewPoint map.",
+            inputs=[*faces, map_size_input(), interpolation_input()],
+            outputs=[io.Image.Output(display_name="viewpoint", tooltip="The map.")],
+        )
+
+    @classmethod
+    def execute(cls, map_size: int, interpolation: str, **faces: Tensor) -> io.NodeOutput:
+        """Convert, one core call, convert."""
+        cubemap = stack_faces([faces[name] for name in FACE_INPUTS])
+        return io.NodeOutput(frames_to_image(cubemap_to_viewpoint(cubemap, map_size, interpolation=interpolation)))
+
+
+class ViewPointToCubemap(io.ComfyNode):
+    """ViewPoint map -> six faces."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="ViewPointToCubemap",
+            display_name="ViewPoint: map to cubemap",
+            category=CATEGORY,
+            description="Turn a ViewPoint map into the six faces of a cubemap.",
+            inputs=[
+                io.Image.Input("viewpoint", tooltip="Square ViewPoint map, its side a multiple of 32."),
+                io.Int.Input(
+                    "face_size",
+                    default=0,
+                    min=0,
+                    max=MAX_SIZE,
+                    tooltip="Side of a face in pixels. 0: the map's own resolution (260 for a map of 736).",
+                ),
+                fusion_input(),
+                interpolation_input(),
+            ],
+            outputs=[io.Image.Output(display_name=name, tooltip=f"The {name} face.") for name in FACE_INPUTS],
+        )
+
+    @classmethod
+    def execute(cls, viewpoint: Tensor, face_size: int, fusion: bool, interpolation: str) -> io.NodeOutput:
+        """Convert, one core call, convert."""
+        frames = image_to_frames(viewpoint, "viewpoint")
+        size = face_size or round(2 * unit_pixels(frames.shape[-1]))
+        faces = viewpoint_to_cubemap(frames, size, interpolation=interpolation, fusion=fusion)
+        return io.NodeOutput(*(frames_to_image(face) for face in faces.unbind(1)))
+
+
+class ViewPointPlaceView(io.ComfyNode):
+    """Perspective clip -> ViewPoint map and mask."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="ViewPointPlaceView",
+            display_name="ViewPoint: place a clip on the map",
+            category=CATEGORY,
+            description="Draw a perspective clip or photo on the map where its camera looked; the rest is grey.",
+            inputs=[
+                io.Image.Input("view", tooltip="The clip or photo, RGB, any aspect."),
+                map_size_input(),
+                io.Int.Input(
+                    "length",
+                    default=0,
+                    min=0,
+                    max=MAX_SIZE,
+                    tooltip="Frames of the map video. 0: as many as the clip has. More: the rest is unknown.",
+                ),
+                *angle_inputs(),
+                interpolation_input(),
+            ],
+            outputs=[
+                io.Image.Output(display_name="viewpoint", tooltip="The map, grey where nothing is known."),
+                io.Mask.Output(display_name="mask", tooltip="1 where the clip is, per frame."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, view: Tensor, map_size: int, length: int, interpolation: str, **angles: float) -> io.NodeOutput:
+        """Convert, one core call, convert."""
+        frames = image_to_frames(view, "view")
+        if length and length < len(frames):
+            raise ValueError(f"length is {length} but the clip has {len(frames)} frames; cut the clip, or use length 0")
+        placed, mask = place_view(frames, map_size, interpolation=interpolation, **angles)
+        unknown = max(0, length - len(frames))
+        placed = extend_unknown(placed, unknown, GREY)
+        masks = extend_unknown(mask.expand(len(frames), -1, -1), unknown, 0)
+        return io.NodeOutput(frames_to_image(placed), masks)
+
+
+class ViewPointRenderView(io.ComfyNode):
+    """ERP -> perspective view."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        sizes = [
+            io.Int.Input(name, default=512, min=1, max=MAX_SIZE, tooltip=f"The view's {name} in pixels.")
+            for name in ("width", "height")
+        ]
+        return io.Schema(
+            node_id="ViewPointRenderView",
+            display_name="ViewPoint: look into a panorama",
+            category=CATEGORY,
+            description="Render a flat perspective view of an equirectangular panorama.",
+            inputs=[
+                io.Image.Input("erp", tooltip="Equirectangular panorama, width = 2 x height."),
+                *sizes,
+                *angle_inputs(),
+                interpolation_input(),
+            ],
+            outputs=[io.Image.Output(display_name="view", tooltip="The perspective view.")],
+        )
+
+    @classmethod
+    def execute(cls, erp: Tensor, width: int, height: int, interpolation: str, **angles: float) -> io.NodeOutput:
+        """Convert, one core call, convert."""
+        frames = image_to_frames(erp, "erp")
+        return io.NodeOutput(frames_to_image(render_view(frames, height, width, interpolation=interpolation, **angles)))

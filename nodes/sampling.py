@@ -1,0 +1,92 @@
+"""The whole sampling step in one node, on the host's own samplers and model management."""
+
+from typing import Any
+
+import comfy.samplers
+from comfy_api.latest import io
+
+from .host import host_ksampler, with_shift
+from .model import is_patched, patch_model, schedule_input
+
+
+class ViewPointSampler(io.ComfyNode):
+    """Patch, shift, sample."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="ViewPointSampler",
+            display_name="ViewPoint: sampler",
+            category="ViewPoint",
+            description="Denoise a ViewPoint latent. Patches the model unless ViewPointPatchModel did.",
+            inputs=[
+                io.Model.Input("model", tooltip="A Wan2.1 text-to-video model with 33 input channels."),
+                io.Conditioning.Input("positive", tooltip="From ViewPointConditioning."),
+                io.Conditioning.Input("negative", tooltip="From ViewPointConditioning."),
+                io.Latent.Input("latent", tooltip="From ViewPointConditioning."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="Seed of the noise. The same seed gives the same video on the same machine.",
+                ),
+                io.Int.Input("steps", default=30, min=1, max=1000, tooltip="Denoising steps."),
+                io.Float.Input(
+                    "cfg",
+                    default=5.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="Guidance towards the prompt. 1 leaves the negative prompt out and halves the time.",
+                ),
+                io.Combo.Input(
+                    "sampler_name",
+                    options=list(comfy.samplers.KSampler.SAMPLERS),
+                    default="uni_pc",
+                    tooltip="The host's sampling algorithm.",
+                ),
+                io.Combo.Input(
+                    "scheduler",
+                    options=list(comfy.samplers.KSampler.SCHEDULERS),
+                    default="simple",
+                    tooltip="How noise levels are spread over the steps.",
+                ),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Part of the noise range to go through. Below 1 the latent that came in shines through.",
+                ),
+                io.Float.Input(
+                    "shift",
+                    default=5.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.01,
+                    tooltip="Flow shift: above 1, more of the steps are spent at high noise.",
+                ),
+                schedule_input(),
+            ],
+            outputs=[io.Latent.Output(display_name="latent", tooltip="The denoised latent, for VAE Decode.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        positive: list,
+        negative: list,
+        latent: dict,
+        schedule: str,
+        shift: float,
+        **sampling: Any,
+    ) -> io.NodeOutput:
+        """Patch if needed, set the shift, and run the host's sampling."""
+        patched = model if is_patched(model) else patch_model(model, schedule)
+        return io.NodeOutput(host_ksampler(with_shift(patched, shift), positive, negative, latent, **sampling))

@@ -1,0 +1,147 @@
+"""Save and load an encoded prompt, so that the 11 GB text encoder is needed only once."""
+
+import os
+from pathlib import Path
+
+import torch
+from comfy_api.latest import io
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ..viewpoint_core.conditioning import check_finite
+from .host import folder, output_path
+
+CATEGORY = "ViewPoint/text"
+TENSOR = "text_embedding"
+MARK = "viewpoint.text_embedding"
+SUFFIX = ".safetensors"
+OUTPUT_MARK = " [output]"
+TEXT_DIM = 4096
+
+
+def write_embedding(embedding: torch.Tensor, path: Path) -> None:
+    """Write (1, L, 4096) under a temporary name, then rename."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        save_file({TENSOR: embedding.contiguous().cpu()}, partial, metadata={"format": "pt", MARK: "1"})
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_embedding(path: Path) -> torch.Tensor:
+    """Read (1, L, 4096). Raises ValueError for a damaged file and for any other safetensors file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            if TENSOR not in file.keys():
+                raise ValueError(f"{path.name} holds {sorted(file.keys())[:4]}; expected a tensor named {TENSOR}")
+            embedding = file.get_tensor(TENSOR)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{path.name} is damaged or no safetensors file ({error}); save the embedding again"
+        ) from error
+    if embedding.ndim != 3 or embedding.shape[0] != 1 or embedding.shape[2] != TEXT_DIM:
+        raise ValueError(f"{path.name} holds an embedding {tuple(embedding.shape)}; expected (1, tokens, {TEXT_DIM})")
+    check_finite(embedding, path.name)
+    return embedding
+
+
+def listed_files() -> list[str]:
+    """Safetensors files in the input folder and below the output folder, named as the host names them."""
+    own = sorted(file.name for file in folder("input").glob(f"*{SUFFIX}"))
+    saved = sorted(str(file.relative_to(folder("output")).as_posix()) for file in folder("output").rglob(f"*{SUFFIX}"))
+    return own + [name + OUTPUT_MARK for name in saved]
+
+
+def resolve(file: str) -> Path:
+    """A file name from a workflow to its path. Raises ValueError if it leaves the host's folders or does not exist."""
+    base = folder("output" if file.endswith(OUTPUT_MARK) else "input").resolve()
+    path = (base / file.removesuffix(OUTPUT_MARK)).resolve()
+    if not path.is_relative_to(base) or path.suffix != SUFFIX:
+        raise ValueError(f"file is {file!r}; expected a {SUFFIX} file inside ComfyUI's input or output folder")
+    if not path.is_file():
+        raise ValueError(f"file {file!r} is not in ComfyUI's {base.name} folder")
+    return path
+
+
+class ViewPointSaveTextEmbedding(io.ComfyNode):
+    """CONDITIONING -> file."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="ViewPointSaveTextEmbedding",
+            display_name="ViewPoint: save text embedding",
+            category=CATEGORY,
+            description="Save an encoded prompt, so that later runs need no text encoder.",
+            inputs=[
+                io.Conditioning.Input("conditioning", tooltip="A prompt, encoded by the Wan text encoder."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="text_embeddings/viewpoint",
+                    tooltip="Where to save below ComfyUI's output folder.",
+                ),
+            ],
+            outputs=[],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, conditioning: list, filename_prefix: str) -> io.NodeOutput:
+        """Check and write."""
+        if len(conditioning) != 1:
+            raise ValueError(f"the conditioning has {len(conditioning)} entries; expected one encoded prompt")
+        embedding = conditioning[0][0]
+        if embedding.ndim != 3 or embedding.shape[0] != 1 or embedding.shape[2] != TEXT_DIM:
+            raise ValueError(
+                f"the embedding is {tuple(embedding.shape)}; expected (1, tokens, {TEXT_DIM}): Wan's encoder"
+            )
+        check_finite(embedding, "conditioning")
+        path, subfolder = output_path(filename_prefix, SUFFIX)
+        write_embedding(embedding, path)
+        name = f"{subfolder}/{path.name}" if subfolder else path.name
+        return io.NodeOutput(
+            ui={"text": [name], "files": [{"filename": path.name, "subfolder": subfolder, "type": "output"}]}
+        )
+
+
+class ViewPointLoadTextEmbedding(io.ComfyNode):
+    """File -> CONDITIONING."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="ViewPointLoadTextEmbedding",
+            display_name="ViewPoint: load text embedding",
+            category=CATEGORY,
+            description="Load a prompt saved by 'ViewPoint: save text embedding'.",
+            inputs=[
+                io.Combo.Input(
+                    "file",
+                    options=listed_files(),
+                    tooltip="A .safetensors file in ComfyUI's input folder, or one saved in its output folder.",
+                )
+            ],
+            outputs=[io.Conditioning.Output(display_name="conditioning", tooltip="The encoded prompt.")],
+        )
+
+    @classmethod
+    def execute(cls, file: str) -> io.NodeOutput:
+        """Read and check."""
+        return io.NodeOutput([[read_embedding(resolve(file)), {}]])
+
+    @classmethod
+    def validate_inputs(cls, file: str) -> bool | str:
+        """Refuse names outside the host's folders before anything runs."""
+        try:
+            resolve(file)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str) -> float:
+        """Run again when the file changed."""
+        return resolve(file).stat().st_mtime
