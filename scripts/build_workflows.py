@@ -1,0 +1,431 @@
+"""Writes workflows/*.json (for the editor) and workflows/api/*.json (for queueing) from one description of each graph.
+
+The order of the nodes' inputs, and the values that a graph leaves at their default, come from a running ComfyUI.
+Run in the repository root: python -m scripts.build_workflows
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from scripts.host import ROOT, provide_host
+
+WORKFLOWS = ROOT / "workflows"
+START_SECONDS = 180
+WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+UPLOAD_OPTIONS = ("image_upload", "video_upload")
+NOTE_WIDTH, NODE_WIDTH, COLUMN_WIDTH, TEXT_HEIGHT = 460, 320, 380, 140
+
+UNET = "viewpoint_wan2.1_t2v_1.3B_33ch_bf16.safetensors"
+STOCK_UNET = "wan2.1_t2v_1.3B_bf16.safetensors"
+VAE = "wan_2.1_vae.safetensors"
+CLIP = "umt5_xxl_fp8_e4m3fn_scaled.safetensors"
+MAP_SIZE, LENGTH, FPS = 736, 49, 16.0
+
+CLIP_PROMPT = (
+    "A real place in natural light, seen all around from where the camera stands. The camera turns slowly. "
+    "Sharp detail, natural colours, the same light in every direction."
+)
+TEXT_PROMPT = (
+    "A clearing in an autumn forest at sunrise, seen all around from where the camera stands. Tall trees on every "
+    "side, low mist, leaves drifting down, blue sky overhead, moss and fallen leaves on the ground. Sharp detail, "
+    "natural colours."
+)
+NEGATIVE_PROMPT = (
+    "blurry, overexposed, oversaturated, low quality, compression artefacts, text, subtitles, watermark, frame, "
+    "border, black bars, visible seams, repeated objects, distorted shapes, flicker"
+)
+
+MODEL_NOTE = f"""Model files, in the `models` folder of ComfyUI:
+
+- `diffusion_models/{UNET}`
+- `vae/{VAE}`
+- `text_encoders/{CLIP}`
+
+The first is a Wan2.1 text-to-video model with 33 input channels. It is made from the stock `{STOCK_UNET}` with
+`python -m viewpoint_core.inflate SRC DST` in this pack's folder, and then trained: an inflated, untrained model
+does not look at the known picture, and does not know the ViewPoint map.
+The other two are the stock Wan2.1 files.
+
+"""
+VIDEO_NOTE = f"""# Video to 360
+
+{MODEL_NOTE}Input, in the `input` folder (or use the upload button):
+
+- `sample_clip.mp4`: any clip of {LENGTH} frames at {FPS:g} frames per second. Say in Place View how wide its lens
+  is (90 degrees here) and where it looks. It may be shorter: what follows it is then unknown, if `length` in
+  Place View is set to {LENGTH}.
+
+The 2:1 video is saved in `output/viewpoint`. Describe the whole surroundings in the prompt.
+"""
+IMAGE_NOTE = f"""# Image to 360
+
+{MODEL_NOTE}Input, in the `input` folder (or use the upload button):
+
+- `sample_photo.png`: any RGB photo. Say in Place View how wide its lens is (90 degrees here) and where it looks.
+
+The photo is the first of {LENGTH} frames, the others are unknown. The 2:1 video is saved in `output/viewpoint`.
+Describe the whole surroundings in the prompt.
+"""
+TEXT_NOTE = f"""# Text to 360
+
+{MODEL_NOTE}No input file. The 2:1 video, {LENGTH} frames at {FPS:g} frames per second, is saved in `output/viewpoint`.
+Describe the whole surroundings in the prompt.
+"""
+ERP_NOTE = """# Panorama to ViewPoint map and back
+
+No model. Input, in the `input` folder (or use the upload button):
+
+- `sample_erp.png`: an equirectangular RGB panorama, its width twice its height. A `width` of 1024 in the
+  ViewPointToERP node suits one of 1024 x 512.
+
+The panorama that went through the map is saved in `output/viewpoint`.
+"""
+
+
+class Link(NamedTuple):
+    """An input that takes the named output of another node."""
+
+    node: str
+    output: str
+
+
+@dataclass
+class Node:
+    """A node; inputs that are not given take the host's default."""
+
+    type: str
+    inputs: dict[str, Any] = field(default_factory=dict)
+    title: str = ""
+
+
+class Graph(NamedTuple):
+    """Nodes by a name used only here, and the note beside them."""
+
+    nodes: dict[str, Node]
+    note: str
+
+
+class Slot(NamedTuple):
+    """An input as the host describes it."""
+
+    name: str
+    type: str
+    options: dict[str, Any]
+    choices: list[Any]
+    optional: bool
+
+    @property
+    def is_widget(self) -> bool:
+        return self.type in WIDGET_TYPES and not self.options.get("forceInput")
+
+    @property
+    def is_upload(self) -> bool:
+        return any(self.options.get(option) for option in UPLOAD_OPTIONS)
+
+    def default(self) -> Any:
+        if "default" in self.options:
+            return self.options["default"]
+        if not self.choices:
+            raise ValueError(f"{self.name} has no default and the graph gives no value")
+        return self.choices[0]
+
+
+def loader_nodes() -> dict[str, Node]:
+    return {
+        "model": Node("UNETLoader", {"unet_name": UNET, "weight_dtype": "default"}),
+        "vae": Node("VAELoader", {"vae_name": VAE}),
+        "clip": Node("CLIPLoader", {"clip_name": CLIP, "type": "wan"}),
+    }
+
+
+def prompt_nodes(prompt: str) -> dict[str, Node]:
+    clip = Link("clip", "CLIP")
+    return {
+        "positive": Node("CLIPTextEncode", {"text": prompt, "clip": clip}, "Prompt"),
+        "negative": Node("CLIPTextEncode", {"text": NEGATIVE_PROMPT, "clip": clip}, "Negative prompt"),
+    }
+
+
+def conditioning_node(known: dict[str, Link]) -> Node:
+    prompts = {name: Link(name, "CONDITIONING") for name in ("positive", "negative")}
+    sizes = {"map_size": MAP_SIZE, "length": LENGTH}
+    return Node("ViewPointConditioning", {**prompts, "vae": Link("vae", "VAE"), **sizes, **known})
+
+
+def sampler_node() -> Node:
+    conditioned = {name: Link("conditioning", name) for name in ("positive", "negative", "latent")}
+    return Node("ViewPointSampler", {"model": Link("model", "MODEL"), **conditioned})
+
+
+def output_nodes(name: str) -> dict[str, Node]:
+    return {
+        "decode": Node("VAEDecode", {"samples": Link("sampler", "latent"), "vae": Link("vae", "VAE")}),
+        "erp": Node("ViewPointToERP", {"viewpoint": Link("decode", "IMAGE")}),
+        "video": Node("CreateVideo", {"images": Link("erp", "erp"), "fps": FPS}),
+        "save": Node("SaveVideo", {"video": Link("video", "VIDEO"), "filename_prefix": f"viewpoint/{name}"}),
+    }
+
+
+def generation_nodes(name: str, prompt: str, known: dict[str, Link]) -> dict[str, Node]:
+    steps = {"conditioning": conditioning_node(known), "sampler": sampler_node()}
+    return {**loader_nodes(), **prompt_nodes(prompt), **steps, **output_nodes(name)}
+
+
+def place_node(view: Link, length: int) -> Node:
+    return Node("ViewPointPlaceView", {"view": view, "map_size": MAP_SIZE, "length": length, "fov_deg": 90.0})
+
+
+def known_map() -> dict[str, Link]:
+    return {"viewpoint": Link("place", "viewpoint"), "mask": Link("place", "mask")}
+
+
+def video_to_360() -> Graph:
+    known = {
+        "load": Node("LoadVideo", {"file": "sample_clip.mp4"}),
+        "frames": Node("GetVideoComponents", {"video": Link("load", "VIDEO")}),
+        "place": place_node(Link("frames", "images"), 0),
+    }
+    return Graph({**known, **generation_nodes("video_to_360", CLIP_PROMPT, known_map())}, VIDEO_NOTE)
+
+
+def image_to_360() -> Graph:
+    known = {
+        "load": Node("LoadImage", {"image": "sample_photo.png"}),
+        "place": place_node(Link("load", "IMAGE"), LENGTH),
+    }
+    return Graph({**known, **generation_nodes("image_to_360", CLIP_PROMPT, known_map())}, IMAGE_NOTE)
+
+
+def text_to_360() -> Graph:
+    return Graph(generation_nodes("text_to_360", TEXT_PROMPT, {}), TEXT_NOTE)
+
+
+def erp_roundtrip() -> Graph:
+    nodes = {
+        "load": Node("LoadImage", {"image": "sample_erp.png"}),
+        "map": Node("ViewPointFromERP", {"erp": Link("load", "IMAGE"), "map_size": MAP_SIZE}),
+        "erp": Node("ViewPointToERP", {"viewpoint": Link("map", "viewpoint"), "width": 1024}),
+        "save": Node("SaveImage", {"images": Link("erp", "erp"), "filename_prefix": "viewpoint/erp_roundtrip"}),
+    }
+    return Graph(nodes, ERP_NOTE)
+
+
+GRAPHS = {
+    "video_to_360": video_to_360,
+    "image_to_360": image_to_360,
+    "text_to_360": text_to_360,
+    "erp_roundtrip": erp_roundtrip,
+}
+
+
+def read_slot(name: str, spec: list[Any], optional: bool) -> Slot:
+    """V1 nodes give a combo's choices in place of the type, V3 nodes among its options."""
+    options = spec[1] if len(spec) > 1 else {}
+    if isinstance(spec[0], list):
+        return Slot(name, "COMBO", options, spec[0], optional)
+    return Slot(name, spec[0], options, options.get("options", []), optional)
+
+
+class Builder:
+    """Turns one graph into its two files. object_info is the host's answer to GET /object_info."""
+
+    def __init__(self, name: str, graph: Graph, object_info: dict[str, Any]) -> None:
+        self.name, self.graph, self.info = name, graph, object_info
+        self.ids = {key: number for number, key in enumerate(graph.nodes, start=1)}
+        self.links: list[list[Any]] = []
+        self.add_links()
+
+    def slots(self, node: Node) -> list[Slot]:
+        """In the editor's order: inputs for links first, then widgets."""
+        info = self.info[node.type]
+        parts = [part for part in ("required", "optional") if part in info["input"]]
+        slots = [
+            read_slot(name, info["input"][part][name], part == "optional")
+            for part in parts
+            for name in info["input_order"][part]
+        ]
+        if unknown := node.inputs.keys() - {slot.name for slot in slots}:
+            raise ValueError(f"{node.type} has no input {', '.join(sorted(unknown))}")
+        return sorted(slots, key=lambda slot: slot.is_widget)
+
+    def output_slot(self, link: Link) -> int:
+        return self.info[self.graph.nodes[link.node].type]["output_name"].index(link.output)
+
+    def add_links(self) -> None:
+        for key, node in self.graph.nodes.items():
+            for slot_number, slot in enumerate(self.slots(node)):
+                value = node.inputs.get(slot.name)
+                if isinstance(value, Link):
+                    ends = [self.ids[value.node], self.output_slot(value), self.ids[key], slot_number]
+                    self.links.append([len(self.links) + 1, *ends, slot.type])
+
+    def value(self, node: Node, slot: Slot) -> Any:
+        value = node.inputs[slot.name] if slot.name in node.inputs else slot.default()
+        return [str(self.ids[value.node]), self.output_slot(value)] if isinstance(value, Link) else value
+
+    def title(self, node: Node) -> str:
+        return node.title or self.info[node.type]["display_name"] or node.type
+
+    def api(self) -> dict[str, Any]:
+        return {str(self.ids[key]): self.api_node(node) for key, node in self.graph.nodes.items()}
+
+    def api_node(self, node: Node) -> dict[str, Any]:
+        used = [slot for slot in self.slots(node) if slot.is_widget or slot.name in node.inputs]
+        inputs = {slot.name: self.value(node, slot) for slot in used}
+        return {"class_type": node.type, "inputs": inputs, "_meta": {"title": self.title(node)}}
+
+    def depth(self, key: str) -> int:
+        """Links between this node and the farthest node that it depends on."""
+        before = [value.node for value in self.graph.nodes[key].inputs.values() if isinstance(value, Link)]
+        return 1 + max((self.depth(node) for node in before), default=-1)
+
+    def editor_inputs(self, key: str) -> list[dict[str, Any]]:
+        targets = {link[4]: link[0] for link in self.links if link[3] == self.ids[key]}
+        inputs = []
+        for number, slot in enumerate(self.slots(self.graph.nodes[key])):
+            shape = {"shape": 7} if slot.optional else {}
+            widget = {"widget": {"name": slot.name}} if slot.is_widget else {}
+            inputs.append({"name": slot.name, **shape, "type": slot.type, **widget, "link": targets.get(number)})
+        if any(slot.is_upload for slot in self.slots(self.graph.nodes[key])):
+            inputs.append({"name": "upload", "type": "IMAGEUPLOAD", "widget": {"name": "upload"}, "link": None})
+        return inputs
+
+    def editor_outputs(self, key: str) -> list[dict[str, Any]]:
+        info = self.info[self.graph.nodes[key].type]
+        outputs = []
+        for number, (name, kind) in enumerate(zip(info["output_name"], info["output"], strict=True)):
+            links = [link[0] for link in self.links if link[1:3] == [self.ids[key], number]]
+            outputs.append({"name": name, "type": kind, "links": links})
+        return outputs
+
+    def widget_values(self, node: Node) -> list[Any]:
+        """The editor puts one more widget after a seed, and an upload button at the end."""
+        values, slots = [], self.slots(node)
+        for slot in slots:
+            if slot.is_widget:
+                values.append(self.value(node, slot))
+            if slot.options.get("control_after_generate"):
+                values.append("randomize")
+        return values + (["image"] if any(slot.is_upload for slot in slots) else [])
+
+    def size(self, key: str) -> list[int]:
+        """About what the editor gives the node, so that none overlaps the next."""
+        node = self.graph.nodes[key]
+        slots = self.slots(node)
+        sockets = max(sum(not slot.is_widget for slot in slots), len(self.info[node.type]["output"]))
+        text = TEXT_HEIGHT if any(slot.options.get("multiline") for slot in slots) else 0
+        picture = 300 if any(slot.is_upload for slot in slots) or not self.info[node.type]["output"] else 0
+        return [NODE_WIDTH, 40 + 20 * sockets + 26 * len(self.widget_values(node)) + text + picture]
+
+    def positions(self) -> dict[str, list[int]]:
+        """Columns by depth, right of the note."""
+        bottoms: dict[int, int] = {}
+        positions = {}
+        for key in self.graph.nodes:
+            column = self.depth(key)
+            top = bottoms.get(column, 0)
+            positions[key] = [NOTE_WIDTH + 60 + COLUMN_WIDTH * column, top]
+            bottoms[column] = top + self.size(key)[1] + 60
+        return positions
+
+    def editor_node(self, key: str, position: list[int], order: int) -> dict[str, Any]:
+        node = self.graph.nodes[key]
+        head = {"id": self.ids[key], "type": node.type, "pos": position, "size": self.size(key)}
+        state = {"flags": {}, "order": order, "mode": 0}
+        slots = {"inputs": self.editor_inputs(key), "outputs": self.editor_outputs(key)}
+        title = {"title": node.title} if node.title else {}
+        properties = {"Node name for S&R": node.type}
+        return {**head, **state, **slots, **title, "properties": properties, "widgets_values": self.widget_values(node)}
+
+    def note_node(self) -> dict[str, Any]:
+        place = {"pos": [0, 0], "size": [NOTE_WIDTH, 620]}
+        state = {"flags": {}, "order": len(self.ids), "mode": 0, "inputs": [], "outputs": [], "properties": {}}
+        look = {"title": "What is needed", "color": "#432", "bgcolor": "#653"}
+        note = {"id": len(self.ids) + 1, "type": "MarkdownNote", **place, **state, **look}
+        return {**note, "widgets_values": [self.graph.note]}
+
+    def editor(self) -> dict[str, Any]:
+        order = sorted(self.graph.nodes, key=self.depth)
+        positions = self.positions()
+        nodes = [self.editor_node(key, positions[key], order.index(key)) for key in self.graph.nodes]
+        identity = {"id": str(uuid.uuid5(uuid.NAMESPACE_DNS, f"viewpoint.{self.name}")), "revision": 0}
+        last = {"last_node_id": len(nodes) + 1, "last_link_id": len(self.links)}
+        rest = {"groups": [], "config": {}, "extra": {}, "version": 0.4}
+        return {**identity, **last, "nodes": [*nodes, self.note_node()], "links": self.links, **rest}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def server_command(base: Path, port: int) -> list[str]:
+    options = ["--cpu", "--disable-api-nodes", "--database-url", "sqlite:///:memory:"]
+    return [sys.executable, "main.py", *options, "--base-directory", str(base), "--port", str(port)]
+
+
+@contextmanager
+def running_server(base: Path, port: int) -> Iterator[subprocess.Popen]:
+    """A ComfyUI whose only custom node pack is this one. Its output goes to a file in base."""
+    (base / "custom_nodes").mkdir()
+    (base / "custom_nodes" / "viewpoint").symlink_to(ROOT, target_is_directory=True)
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    with (base / "server.log").open("w") as log:
+        streams = {"stdout": log, "stderr": subprocess.STDOUT}
+        server = subprocess.Popen(server_command(base, port), cwd=provide_host(), env=environment, **streams)
+        try:
+            yield server
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def ask_when_ready(server: subprocess.Popen, url: str, log: Path) -> dict[str, Any]:
+    give_up = time.monotonic() + START_SECONDS
+    while server.poll() is None and time.monotonic() < give_up:
+        try:
+            with urllib.request.urlopen(url, timeout=30) as answer:
+                return json.load(answer)
+        except urllib.error.URLError:
+            time.sleep(0.5)
+    raise RuntimeError(f"ComfyUI did not start:\n{log.read_text()[-2000:]}")
+
+
+def read_object_info() -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        base, port = Path(folder), free_port()
+        with running_server(base, port) as server:
+            return ask_when_ready(server, f"http://127.0.0.1:{port}/object_info", base / "server.log")
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(file.relative_to(ROOT))
+
+
+def main() -> int:
+    object_info = read_object_info()
+    for name, graph in GRAPHS.items():
+        builder = Builder(name, graph(), object_info)
+        write_json(WORKFLOWS / "api" / f"{name}.json", builder.api())
+        write_json(WORKFLOWS / f"{name}.json", builder.editor())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
