@@ -1,0 +1,219 @@
+"""Checks that need the host's modules in their own process: python checks.py HOST PACK prints {check: error or null}.
+
+Run by tests/test_model_in_host.py, once for all checks.
+"""
+
+import importlib.util
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+host, pack = Path(sys.argv[1]), Path(sys.argv[2])
+sys.argv = ["main.py", "--cpu"]
+sys.path.insert(0, str(host))
+
+import comfy.options  # noqa: E402
+
+comfy.options.enable_args_parsing()
+
+import comfy.ops  # noqa: E402
+import comfy.sd  # noqa: E402
+import torch  # noqa: E402
+from comfy.ldm.wan.model import WanModel  # noqa: E402
+
+DIM, BLOCKS, GRID = 128, 4, (2, 4, 4)
+LATENT = (1, 16, 2, 8, 8)
+
+
+def load_pack() -> ModuleType:
+    """The pack as the host loads it: a package under a name of its own."""
+    spec = importlib.util.spec_from_file_location("pack", pack / "__init__.py", submodule_search_locations=[str(pack)])
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["pack"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+load_pack()
+import pack.nodes.model as model_nodes  # noqa: E402
+from pack.viewpoint_core.wan_attention import split_subregions, subregion_positions  # noqa: E402
+
+
+def state_dict(in_dim: int) -> dict[str, torch.Tensor]:
+    """Seeded random weights of a tiny Wan; with 33 channels the stock columns and zeros."""
+    torch.manual_seed(0)
+    wan = WanModel(
+        in_dim=16,
+        dim=DIM,
+        ffn_dim=256,
+        text_dim=4096,
+        num_heads=1,
+        num_layers=BLOCKS,
+        operations=comfy.ops.disable_weight_init,
+    )
+    state = {name: 0.1 * torch.randn_like(weight) for name, weight in wan.state_dict().items()}
+    patch = state["patch_embedding.weight"]
+    state["patch_embedding.weight"] = torch.cat([patch, patch.new_zeros(DIM, in_dim - 16, 1, 2, 2)], dim=1)
+    return state
+
+
+def load(in_dim: int) -> Any:
+    """A MODEL from that state dict, by the host's own loader."""
+    return comfy.sd.load_diffusion_model_state_dict(state_dict(in_dim))
+
+
+def run(model: Any, channels: int, frames: int = 2) -> torch.Tensor:
+    """The diffusion model's output on seeded noise, through the MODEL's patches and wrappers."""
+    generator = torch.Generator().manual_seed(1)
+    shape = (1, 33, frames, *LATENT[3:])
+    x = torch.randn(shape, generator=generator)[:, :channels]
+    text = torch.randn((1, 8, 4096), generator=generator)
+    comfy.model_management.load_models_gpu([model])
+    options = model.model_options["transformer_options"].copy()
+    options["wrappers"] = {kind: dict(by_key) for kind, by_key in model.wrappers.items()}
+    with torch.no_grad():
+        return model.model.diffusion_model(x, torch.tensor([500.0]), text, transformer_options=options)
+
+
+def check_inflated_model_equals_the_stock_model() -> None:
+    patched = model_nodes.patch_model(load(33), "pano")
+    assert torch.equal(run(patched, 33), run(load(16), 16))
+
+
+def check_perspective_changes_the_output() -> None:
+    model = load(33)
+    assert (run(model_nodes.patch_model(model, "alternating"), 33) - run(model, 33)).abs().max() > 1e-3
+
+
+def check_a_perspective_block_equals_four_runs_of_the_stock_block() -> None:
+    wan = load(33).model.diffusion_model
+    torch.manual_seed(2)
+    tokens, text = torch.randn(2, 32, DIM), torch.randn(2, 8, DIM)
+    vec, pe = torch.randn(2, 1, 6, DIM), wan.rope_encode(2, 8, 8, device="cpu", dtype=torch.float32)
+
+    def original(args: dict[str, Any]) -> dict[str, Any]:
+        return {"img": wan.blocks[1](args["img"], e=args["vec"], freqs=args["pe"], context=args["txt"])}
+
+    args = {"img": tokens, "txt": text, "vec": vec, "pe": pe, "transformer_options": {model_nodes.GRID: GRID}}
+    with torch.no_grad():
+        out = model_nodes.perspective_block(None)(args, {"original_block": original})["img"]
+        grid = tokens.reshape(2, *GRID, DIM)
+        for row in (0, 1):
+            for column in (0, 1):
+                part = (slice(None), slice(None), slice(2 * row, 2 * row + 2), slice(2 * column, 2 * column + 2))
+                own = pe.reshape(1, *GRID, *pe.shape[2:])[part].reshape(1, 8, *pe.shape[2:])
+                alone = original({"img": grid[part].reshape(2, 8, DIM), "vec": vec, "pe": own, "txt": text})["img"]
+                assert (out.reshape(2, *GRID, DIM)[part].reshape(2, 8, DIM) - alone).abs().max() < 1e-5
+    assert subregion_positions(pe, GRID).shape[1] == 8
+    assert split_subregions(tokens, GRID).shape == (8, 8, DIM)
+
+
+def check_patching_leaves_the_model_as_it_was() -> None:
+    model = load(33)
+    before = run(model, 33)
+    weights = {name: weight.clone() for name, weight in model.model.state_dict().items()}
+    patched = model_nodes.patch_model(model, "alternating")
+    run(patched, 33)
+    patched.detach()
+    assert torch.equal(run(model, 33), before)
+    assert all(torch.equal(weight, weights[name]) for name, weight in model.model.state_dict().items())
+    assert not model_nodes.is_patched(model)
+    assert model.wrappers.get(model_nodes.Wrappers.DIFFUSION_MODEL, {}) == {}
+
+
+def check_an_existing_block_replacement_is_chained() -> None:
+    model, seen = load(33).clone(), []
+
+    def spy(args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+        seen.append(args["img"].shape)
+        return extra["original_block"](args)
+
+    model.set_model_patch_replace(spy, "dit", "double_block", 1)
+    run(model_nodes.patch_model(model, "alternating"), 33)
+    assert seen == [(4, 8, DIM)]
+
+
+def check_patching_twice_is_refused() -> None:
+    expect_error(lambda: model_nodes.patch_model(model_nodes.patch_model(load(33), "pano"), "pano"), "already")
+
+
+def check_a_16_channel_model_is_refused_with_the_way_out() -> None:
+    cond = {"noise_concat": torch.zeros(1, 17, *LATENT[2:])}
+    conds = {"positive": [cond], "negative": [cond]}
+    expect_error(lambda: model_nodes.check_sampling(load(16), conds, torch.zeros(LATENT)), "viewpoint_core.inflate")
+    model_nodes.check_sampling(load(33), conds, torch.zeros(LATENT))
+
+
+def check_a_lora_that_widens_the_patch_embedding_counts() -> None:
+    from pack.nodes.host import input_channels
+
+    lora = {
+        "diffusion_model.patch_embedding.lora_up.weight": torch.zeros(DIM, 132),
+        "diffusion_model.patch_embedding.lora_down.weight": torch.zeros(132, 33, 1, 2, 2),
+        "diffusion_model.patch_embedding.alpha": torch.tensor(132.0),
+        "diffusion_model.patch_embedding.reshape_weight": torch.tensor([DIM, 33, 1, 2, 2]),
+    }
+    model = load(16)
+    assert input_channels(model) == 16
+    assert input_channels(comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0.0)[0]) == 33
+
+
+def check_conditioning_from_elsewhere_and_other_sizes_are_refused() -> None:
+    latent = torch.zeros(LATENT)
+    expect_error(lambda: model_nodes.check_sampling(load(33), {"positive": [{}]}, latent), "ViewPointConditioning")
+    other = {"positive": [{"noise_concat": torch.zeros(1, 17, 3, 8, 8)}]}
+    expect_error(lambda: model_nodes.check_sampling(load(33), other, latent), "(2, 8, 8)")
+
+
+def check_a_model_that_is_not_wan_is_refused() -> None:
+    model = load(33)
+    model.model.model_config.unet_config["image_model"] = "flux"
+    expect_error(lambda: model_nodes.patch_model(model, "pano"), "Wan2.1")
+
+
+def check_extra_tokens_are_refused() -> None:
+    args = {"img": torch.zeros(1, 40, DIM), "transformer_options": {model_nodes.GRID: GRID}}
+    expect_error(lambda: model_nodes.perspective_block(None)(args, {}), "reference")
+
+
+def check_known_channels_are_cut_to_the_context_window() -> None:
+    class Window:
+        index_list = [1, 2]
+
+    got = []
+    known = torch.arange(4.0).reshape(1, 1, 4, 1, 1)
+    noisy = torch.zeros(1, 16, 2, 8, 8)
+    options = {"context_window": Window}
+    model_nodes.window_known(lambda x, t, c, *rest: got.append(c), noisy, None, known, transformer_options=options)
+    assert got[0].flatten().tolist() == [1.0, 2.0]
+
+
+def expect_error(call: Callable[[], Any], words: str) -> None:
+    """The call raises a ValueError that says these words."""
+    try:
+        call()
+    except ValueError as error:
+        said = str(error)
+    else:
+        said = "no error"
+    assert words in said, said
+
+
+def outcome(check: Callable[[], None]) -> str | None:
+    """None, or the traceback of a check that failed."""
+    try:
+        check()
+    except Exception:
+        return traceback.format_exc()
+    return None
+
+
+if __name__ == "__main__":
+    checks = {name: check for name, check in list(globals().items()) if name.startswith("check_")}
+    print("RESULT " + json.dumps({name: outcome(check) for name, check in checks.items()}))

@@ -1,0 +1,272 @@
+"""What users do, on the real ComfyUI server with tiny models: shipped workflows, other samplers, cancel, bad input."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from scripts.comfy_client import PromptFailed, PromptInterrupted, PromptRefused
+from scripts.comfy_server import ComfyServer, make_base_directory
+from scripts.host import provide_host
+from scripts.tiny_models import write_models, write_text_embedding
+from scripts.workflow_edit import nodes_of, read_workflow, with_inputs, with_map_size, with_saved_embeddings
+
+REPO = Path(__file__).parents[1]
+API = REPO / "workflows" / "api"
+ASSETS = REPO / "workflows" / "assets"
+MAP, ERP_WIDTH = 128, 192
+Workflow = dict[str, dict[str, Any]]
+pytestmark = pytest.mark.host
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
+    """A server with tiny models, sample files and two prompts."""
+    base = make_base_directory(tmp_path_factory.mktemp("comfy"))
+    write_models(base / "models")
+    for seed, name in enumerate(("positive", "negative", "other")):
+        write_text_embedding(base / "input" / f"{name}.safetensors", seed=seed)
+    with ComfyServer(provide_host(), base, flags=("--cpu",)) as running:
+        for asset in ("sample_clip.mp4", "sample_photo.png", "sample_erp.png"):
+            running.client.upload_file(ASSETS / asset)
+        yield running
+
+
+def small(name: str, *, positive: str = "positive.safetensors", length: int | None = 5, **sampling: Any) -> Workflow:
+    """A shipped API workflow with tiny settings."""
+    workflow = with_saved_embeddings(read_workflow(API / f"{name}.json"), positive, "negative.safetensors")
+    workflow = with_map_size(workflow, MAP)
+    if length is not None and nodes_of(workflow, "ViewPointConditioning"):
+        workflow = with_inputs(workflow, {"ViewPointConditioning": {"length": length}})
+    if length is not None and name == "image_to_360":
+        workflow = with_inputs(workflow, {"ViewPointPlaceView": {"length": length}})
+    if nodes_of(workflow, "ViewPointSampler"):
+        workflow = with_inputs(workflow, {"ViewPointSampler": {"steps": 2, **sampling}})
+    return workflow
+
+
+def read_video(file: Path) -> np.ndarray:
+    """Frames (T, H, W, 3) of a video file."""
+    with av.open(str(file)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def only_output(server: ComfyServer, workflow: Workflow) -> Path:
+    """Run a workflow; the one file that it wrote."""
+    (file,) = server.client.outputs(server.client.run(workflow))
+    return file
+
+
+@pytest.mark.parametrize(("name", "frames"), [("video_to_360", 49), ("image_to_360", 5), ("text_to_360", 5)])
+def test_shipped_workflow_makes_a_2_to_1_video(server: ComfyServer, name: str, frames: int) -> None:
+    events: list[tuple[str, dict[str, Any]]] = []
+    workflow = small(name, length=frames)
+    prompt = server.client.run(workflow, lambda kind, data: events.append((kind, data)))
+    (file,) = server.client.outputs(prompt)
+    video = read_video(file)
+    assert video.shape == (frames, ERP_WIDTH // 2, ERP_WIDTH, 3)
+    assert video.std() > 2, "the video is flat"
+    sampler = nodes_of(workflow, "ViewPointSampler")[0]
+    steps = [data["value"] for kind, data in events if kind == "progress" and data["node"] == sampler]
+    assert steps[-1] == 2
+    with av.open(str(file)) as container:
+        assert container.streams.video[0].average_rate == 16
+
+
+def test_shipped_round_trip_returns_the_panorama(server: ComfyServer) -> None:
+    workflow = read_workflow(API / "erp_roundtrip.json")
+    result = cv2.imread(str(only_output(server, workflow))).astype(float)
+    source = cv2.imread(str(ASSETS / "sample_erp.png")).astype(float)
+    assert result.shape == source.shape == (512, 1024, 3)
+    assert 10 * np.log10(255**2 / ((result - source) ** 2).mean()) > 30
+
+
+def test_seed_and_prompt_change_the_video_and_nothing_else_does(server: ComfyServer) -> None:
+    first = read_video(only_output(server, small("text_to_360", seed=1)))
+    other_seed = read_video(only_output(server, small("text_to_360", seed=2)))
+    other_prompt = read_video(only_output(server, small("text_to_360", seed=1, positive="other.safetensors")))
+    again = read_video(only_output(server, small("text_to_360", seed=1)))
+    assert (first != other_seed).any()
+    assert (first != other_prompt).any()
+    np.testing.assert_array_equal(first, again)
+
+
+def test_cancelled_run_leaves_the_server_able_to_run_again(server: ComfyServer) -> None:
+    workflow = with_inputs(small("text_to_360", seed=5), {"ViewPointSampler": {"steps": 200}})
+
+    def cancel(kind: str, data: dict[str, Any]) -> None:
+        if kind == "progress" and 2 <= data["value"] < data["max"]:
+            server.client.interrupt()
+
+    with pytest.raises(PromptInterrupted):
+        server.client.run(workflow, cancel)
+    assert only_output(server, small("text_to_360", seed=6)).exists()
+
+
+def with_ksampler(workflow: Workflow) -> Workflow:
+    """ViewPointSampler replaced by ViewPointPatchModel, the host's shift node and KSampler."""
+    sampler = nodes_of(workflow, "ViewPointSampler")[0]
+    inputs = workflow[sampler]["inputs"]
+    patch = {"model": inputs["model"], "schedule": inputs["schedule"]}
+    workflow["patch"] = {"class_type": "ViewPointPatchModel", "inputs": patch}
+    shift = {"model": ["patch", 0], "shift": inputs["shift"]}
+    workflow["shift"] = {"class_type": "ModelSamplingSD3", "inputs": shift}
+    kept = {key: inputs[key] for key in inputs if key not in ("schedule", "shift", "latent", "model")}
+    kept |= {"model": ["shift", 0], "latent_image": inputs["latent"]}
+    workflow[sampler] = {"class_type": "KSampler", "inputs": kept}
+    return workflow
+
+
+def with_custom_sampler(workflow: Workflow) -> Workflow:
+    """ViewPointSampler replaced by ViewPointPatchModel and SamplerCustomAdvanced."""
+    sampler = nodes_of(workflow, "ViewPointSampler")[0]
+    workflow = with_ksampler(workflow)
+    old = workflow[sampler]["inputs"]
+    model = {"model": ["shift", 0]}
+    conds = {key: old[key] for key in ("positive", "negative", "cfg")}
+    sigmas = {key: old[key] for key in ("scheduler", "steps", "denoise")}
+    workflow |= {
+        "noise": {"class_type": "RandomNoise", "inputs": {"noise_seed": old["seed"]}},
+        "guider": {"class_type": "CFGGuider", "inputs": model | conds},
+        "algorithm": {"class_type": "KSamplerSelect", "inputs": {"sampler_name": old["sampler_name"]}},
+        "sigmas": {"class_type": "BasicScheduler", "inputs": model | sigmas},
+    }
+    links = {name: [name, 0] for name in ("noise", "guider", "sigmas")}
+    links |= {"sampler": ["algorithm", 0], "latent_image": old["latent_image"]}
+    workflow[sampler] = {"class_type": "SamplerCustomAdvanced", "inputs": links}
+    return workflow
+
+
+def test_host_samplers_on_the_patched_model_give_what_the_sampler_node_gives(server: ComfyServer) -> None:
+    settings = {"seed": 7, "sampler_name": "euler"}  # for uni_pc KSampler drops a step that BasicScheduler keeps
+    expected = read_video(only_output(server, small("text_to_360", **settings)))
+    for change in (with_ksampler, with_custom_sampler):
+        np.testing.assert_array_equal(
+            read_video(only_output(server, change(small("text_to_360", **settings)))), expected
+        )
+
+
+def test_saved_embedding_is_the_prompt_and_runs(server: ComfyServer) -> None:
+    save = {
+        "class_type": "ViewPointSaveTextEmbedding",
+        "inputs": {"conditioning": ["load", 0], "filename_prefix": "t/p"},
+    }
+    load = {"class_type": "ViewPointLoadTextEmbedding", "inputs": {"file": "positive.safetensors"}}
+    file = only_output(server, {"load": load, "save": save})
+    assert file.parent == (server.base / "output" / "t")
+    loaded, given = (
+        load_file(path)["text_embedding"] for path in (file, server.base / "input" / "positive.safetensors")
+    )
+    assert torch.equal(loaded, given)
+    assert only_output(server, small("text_to_360", seed=8, positive=f"t/{file.name} [output]")).exists()
+
+
+@pytest.mark.parametrize("file", ["../secret.safetensors", "/etc/passwd", "positive.png", "missing.safetensors"])
+def test_embedding_files_outside_the_hosts_folders_are_refused(server: ComfyServer, file: str) -> None:
+    with pytest.raises(PromptRefused):
+        server.client.run(small("text_to_360", positive=file))
+
+
+def add(workflow: Workflow, name: str, class_type: str, **inputs: Any) -> list:
+    """Add a node; a link to its first output."""
+    workflow[name] = {"class_type": class_type, "inputs": inputs}
+    return [name, 0]
+
+
+def set_on(workflow: Workflow, class_type: str, **inputs: Any) -> None:
+    """Set inputs on all nodes of a class, in place."""
+    for node in nodes_of(workflow, class_type):
+        workflow[node]["inputs"].update(inputs)
+
+
+def grey(workflow: Workflow, width: int, height: int, frames: int = 1) -> list:
+    """A grey IMAGE of that size."""
+    return add(workflow, "grey", "EmptyImage", width=width, height=height, batch_size=frames, color=0x808080)
+
+
+def erp_not_2_to_1(workflow: Workflow) -> None:
+    set_on(workflow, "ViewPointFromERP", erp=grey(workflow, 100, 64))
+
+
+def map_size_no_multiple_of_32(workflow: Workflow) -> None:
+    set_on(workflow, "ViewPointFromERP", map_size=100)
+
+
+def map_not_square(workflow: Workflow) -> None:
+    set_on(workflow, "ViewPointToERP", viewpoint=grey(workflow, 128, 64))
+
+
+def rgba(workflow: Workflow) -> None:
+    mask = add(workflow, "solid", "SolidMask", value=1.0, width=128, height=64)
+    image = add(workflow, "rgba", "JoinImageWithAlpha", image=grey(workflow, 128, 64), alpha=mask)
+    set_on(workflow, "ViewPointFromERP", erp=image)
+
+
+def length_not_4k_plus_1(workflow: Workflow) -> None:
+    set_on(workflow, "ViewPointConditioning", length=6)
+
+
+def fov_of_180(workflow: Workflow) -> None:
+    set_on(workflow, "ViewPointPlaceView", fov_deg=180.0)
+
+
+def mask_of_another_size(workflow: Workflow) -> None:
+    mask = add(workflow, "solid", "SolidMask", value=1.0, width=64, height=64)
+    set_on(workflow, "ViewPointConditioning", mask=mask)
+
+
+def map_of_another_length(workflow: Workflow) -> None:
+    set_on(workflow, "ViewPointConditioning", length=9)
+
+
+def stock_model(workflow: Workflow) -> None:
+    set_on(workflow, "UNETLoader", unet_name="wan2.1_t2v_1.3B_bf16.safetensors")
+
+
+def conditioning_that_passed_nothing(workflow: Workflow) -> None:
+    set_on(workflow, "ViewPointSampler", positive=[nodes_of(workflow, "ViewPointLoadTextEmbedding")[0], 0])
+
+
+def latent_of_another_size(workflow: Workflow) -> None:
+    latent = add(workflow, "latent", "EmptyHunyuanLatentVideo", width=64, height=64, length=5, batch_size=1)
+    set_on(workflow, "ViewPointSampler", latent=latent)
+
+
+def schedule_of_another_model(workflow: Workflow) -> None:
+    set_on(workflow, "ViewPointSampler", schedule="1,30")
+
+
+def damaged_embedding(workflow: Workflow) -> None:
+    set_on(workflow, "ViewPointLoadTextEmbedding", file="damaged.safetensors")
+
+
+BAD_INPUT = [
+    ("erp_roundtrip", erp_not_2_to_1, "100 x 64"),
+    ("erp_roundtrip", map_size_no_multiple_of_32, "multiple of 32"),
+    ("erp_roundtrip", map_not_square, "square"),
+    ("erp_roundtrip", rgba, "Split Image with Alpha"),
+    ("text_to_360", length_not_4k_plus_1, "4k + 1"),
+    ("image_to_360", fov_of_180, "between 0 and 180"),
+    ("image_to_360", mask_of_another_size, "expected the same size"),
+    ("image_to_360", map_of_another_length, "5 frames"),
+    ("text_to_360", stock_model, "viewpoint_core.inflate"),
+    ("text_to_360", conditioning_that_passed_nothing, "did not pass ViewPointConditioning"),
+    ("text_to_360", latent_of_another_size, "same ViewPointConditioning"),
+    ("text_to_360", schedule_of_another_model, "blocks 0 to 3"),
+    ("text_to_360", damaged_embedding, "damaged"),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "words"), BAD_INPUT, ids=[case[1].__name__ for case in BAD_INPUT])
+def test_bad_input_is_refused_in_plain_words(server: ComfyServer, name: str, change: Any, words: str) -> None:
+    (server.base / "input" / "damaged.safetensors").write_bytes(b"not a safetensors file")
+    workflow = small(name)
+    change(workflow)
+    with pytest.raises(PromptFailed, match="(?s)" + words.replace("+", r"\+")):
+        server.client.run(workflow)

@@ -1,0 +1,174 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+WORKFLOWS = Path(__file__).resolve().parent.parent / "workflows"
+NAMES = ["video_to_360", "image_to_360", "text_to_360", "erp_roundtrip"]
+PACK_NODES = {
+    "ViewPointFromERP",
+    "ViewPointToERP",
+    "ViewPointFromCubemap",
+    "ViewPointToCubemap",
+    "ViewPointPlaceView",
+    "ViewPointRenderView",
+    "ViewPointConditioning",
+    "ViewPointPatchModel",
+    "ViewPointSampler",
+    "ViewPointSaveTextEmbedding",
+    "ViewPointLoadTextEmbedding",
+}
+HOST_LOADERS = {"UNETLoader", "VAELoader", "CLIPLoader", "LoadVideo", "LoadImage"}
+HOST_NODES = HOST_LOADERS | {
+    "CLIPTextEncode",
+    "VAEDecode",
+    "GetVideoComponents",
+    "CreateVideo",
+    "SaveVideo",
+    "SaveImage",
+}
+NOTES = {"Note", "MarkdownNote"}
+CONTROL_VALUES = {"fixed", "increment", "decrement", "randomize"}
+
+
+def read_api(name: str) -> dict[str, Any]:
+    return json.loads((WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def read_editor(name: str) -> dict[str, Any]:
+    return json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def graph_nodes(editor: dict[str, Any]) -> list[dict[str, Any]]:
+    return [node for node in editor["nodes"] if node["type"] not in NOTES]
+
+
+def note_text(editor: dict[str, Any]) -> str:
+    return "\n".join(node["widgets_values"][0] for node in editor["nodes"] if node["type"] in NOTES)
+
+
+def widget_inputs(node: dict[str, Any]) -> dict[str, Any]:
+    """The widget values by input name, without the editor's own widgets."""
+    values, inputs = list(node["widgets_values"]), {}
+    for slot in (slot for slot in node["inputs"] if "widget" in slot):
+        assert slot["widget"]["name"] == slot["name"]
+        inputs[slot["name"]] = values.pop(0)
+        if slot["name"] == "seed":
+            assert values.pop(0) in CONTROL_VALUES
+    assert values == []
+    if "upload" in inputs:
+        assert inputs.pop("upload") == "image"
+    return inputs
+
+
+def linked_inputs(node: dict[str, Any], links: dict[int, list[Any]]) -> dict[str, Any]:
+    linked = [slot for slot in node["inputs"] if slot["link"] is not None]
+    return {slot["name"]: [str(links[slot["link"]][1]), links[slot["link"]][2]] for slot in linked}
+
+
+def editor_as_api(editor: dict[str, Any]) -> dict[str, Any]:
+    links = {link[0]: link for link in editor["links"]}
+    return {
+        str(node["id"]): {
+            "class_type": node["type"],
+            "inputs": {**widget_inputs(node), **linked_inputs(node, links)},
+        }
+        for node in graph_nodes(editor)
+    }
+
+
+def loaded_files(api: dict[str, Any]) -> list[str]:
+    loaders = [node for node in api.values() if node["class_type"] in HOST_LOADERS]
+    values = [value for node in loaders for value in node["inputs"].values()]
+    return [value for value in values if Path(value).suffix in {".safetensors", ".mp4", ".png"}]
+
+
+def types_in(api: dict[str, Any]) -> list[str]:
+    return [node["class_type"] for node in api.values()]
+
+
+def test_every_workflow_is_there_in_both_formats() -> None:
+    assert {file.stem for file in WORKFLOWS.glob("*.json")} == set(NAMES)
+    assert {file.stem for file in (WORKFLOWS / "api").glob("*.json")} == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_editor_file_and_api_file_describe_the_same_graph(name: str) -> None:
+    api = {
+        number: {"class_type": node["class_type"], "inputs": node["inputs"]} for number, node in read_api(name).items()
+    }
+    assert editor_as_api(read_editor(name)) == api
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_node_is_one_of_the_pack_or_of_the_host(name: str) -> None:
+    assert set(types_in(read_api(name))) <= PACK_NODES | HOST_NODES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_node_has_a_title_in_the_api_file(name: str) -> None:
+    assert all(node["_meta"]["title"] for node in read_api(name).values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_are_named_at_both_ends_with_one_type(name: str) -> None:
+    editor = read_editor(name)
+    nodes = {node["id"]: node for node in editor["nodes"]}
+    for link, source, output, target, slot, kind in editor["links"]:
+        assert link in nodes[source]["outputs"][output]["links"]
+        assert nodes[target]["inputs"][slot]["link"] == link
+        assert nodes[source]["outputs"][output]["type"] == nodes[target]["inputs"][slot]["type"] == kind
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_end_names_a_link_that_is_not_there(name: str) -> None:
+    editor = read_editor(name)
+    inputs = [slot["link"] for node in editor["nodes"] for slot in node["inputs"] if slot["link"] is not None]
+    outputs = [link for node in editor["nodes"] for slot in node["outputs"] for link in slot["links"]]
+    expected = [link[0] for link in editor["links"]]
+    assert sorted(inputs) == sorted(outputs) == sorted(set(expected)) == sorted(expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ids_and_order_are_unique_and_counted(name: str) -> None:
+    editor = read_editor(name)
+    assert editor["version"] == 0.4
+    ids = [node["id"] for node in editor["nodes"]]
+    assert len(set(ids)) == len(ids)
+    assert editor["last_node_id"] == max(ids)
+    assert editor["last_link_id"] == max(link[0] for link in editor["links"])
+    assert sorted(node["order"] for node in editor["nodes"]) == list(range(len(ids)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_node_comes_after_those_that_it_depends_on(name: str) -> None:
+    editor = read_editor(name)
+    order = {node["id"]: node["order"] for node in editor["nodes"]}
+    assert all(order[link[1]] < order[link[3]] for link in editor["links"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_two_nodes_overlap(name: str) -> None:
+    boxes = [(*node["pos"], *node["size"]) for node in read_editor(name)["nodes"]]
+    for number, (x, y, width, height) in enumerate(boxes):
+        for left, top, other_width, other_height in boxes[:number]:
+            apart = left >= x + width or x >= left + other_width or top >= y + height or y >= top + other_height
+            assert apart
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_note_names_every_file_that_is_loaded(name: str) -> None:
+    text = note_text(read_editor(name))
+    files = loaded_files(read_api(name))
+    assert files
+    assert [file for file in files if file not in text] == []
+
+
+@pytest.mark.parametrize("name", ["video_to_360", "image_to_360", "text_to_360"])
+def test_video_workflows_use_the_papers_size_and_rate(name: str) -> None:
+    nodes = {node["class_type"]: node["inputs"] for node in read_api(name).values()}
+    assert (nodes["ViewPointConditioning"]["map_size"], nodes["ViewPointConditioning"]["length"]) == (736, 49)
+    assert nodes["CreateVideo"]["fps"] == 16
+    known = {"viewpoint", "mask"} & nodes["ViewPointConditioning"].keys()
+    assert known == (set() if name == "text_to_360" else {"viewpoint", "mask"})
