@@ -295,12 +295,13 @@ def test_erp_steps_no_more_at_a_seam_than_the_smooth_function_itself(
 
 def test_map_has_no_step_over_erp_edges_and_poles() -> None:
     directions = map_directions(SIZE)
-    error = (erp_to_viewpoint(smooth_erp(), SIZE) - smooth_map()).abs()
+    area_mean = torch.nn.functional.avg_pool2d(smooth(map_directions(SIZE, 2)), 2)  # the map bends on U's diagonals
+    error = (erp_to_viewpoint(smooth_erp(), SIZE) - area_mean).abs()
     x, y, z = (directions / directions.norm(dim=-1, keepdim=True)).unbind(-1)
     near_edge = (z < 0) & (x.abs() < 0.03)
     near_pole = y.abs() > 0.998
-    assert worst(error, near_edge) < 1e-3
-    assert worst(error, near_pole) < 1e-3
+    assert worst(error, near_edge) < 5e-4
+    assert worst(error, near_pole) < 5e-4
 
 
 # Real pictures
@@ -396,16 +397,21 @@ def test_the_input_is_left_as_it_was() -> None:
 
 
 def test_cached_grids_equal_uncached_bit_for_bit() -> None:
-    for factor in (1, 2):
+    for width in (128, 512):
         for _ in range(2):
-            cached = viewpoint_map.map_from_erp_grid(64, 64, 128, factor)
-            fresh = viewpoint_map.build_map_from_erp_grid(64, 64, 128, factor)
+            cached = viewpoint_map.map_from_erp_grid(64, width // 2, width)
+            fresh = viewpoint_map.build_map_from_erp_grid(64, width // 2, width)
             assert torch.equal(cached.x, fresh.x)
             assert torch.equal(cached.y, fresh.y)
             assert_same_lookup(
-                viewpoint_map.erp_lookup(64, 128, True, factor), viewpoint_map.build_erp_lookup(64, 128, True, factor)
+                viewpoint_map.erp_lookup(64, width, True), viewpoint_map.build_erp_lookup(64, width, True)
             )
-    assert_same_lookup(viewpoint_map.fusion_lookup(64), viewpoint_map.build_fusion_lookup(64))
+    for cached, fresh in (
+        (viewpoint_map.fusion_lookup(64), viewpoint_map.build_fusion_lookup(64)),
+        (viewpoint_map.up_margin_lookup(64, 3), viewpoint_map.build_up_margin_lookup(64, 3)),
+    ):
+        assert torch.equal(cached[0], fresh[0])
+        assert_same_lookup(cached[1], fresh[1])
 
 
 def test_cached_calls_equal_uncached_ones_bit_for_bit() -> None:

@@ -387,3 +387,25 @@ def test_cached_view_grids_equal_uncached_bit_for_bit() -> None:
         assert torch.equal(cached.x, fresh.x)
         assert torch.equal(cached.y, fresh.y)
         assert torch.equal(seen, fresh_seen)
+
+
+@pytest.mark.parametrize("fov_deg", [4.0, 20.0, 60.0])
+def test_a_view_much_finer_than_the_map_keeps_its_mean_and_needs_no_more_memory_than_a_coarse_one(
+    fov_deg: float,
+) -> None:
+    view = random_image(1, 720, 1280)
+    grid, _ = views.view_grid(256, 720, 1280, 0.0, 0.0, 0.0, fov_deg)
+    assert grid.x.shape[0] <= 8 * 256
+    placed, mask = place_view(view, 256, fov_deg=fov_deg)
+    inside = placed[0][mask == 1]
+    assert abs(float(inside.mean()) - 0.5) < 0.02
+    assert float(inside.std()) < 0.2 / grid.reduction
+
+
+def test_a_gradient_much_finer_than_the_map_stays_where_it_is() -> None:
+    x = torch.linspace(0, 1, 2000).expand(1, 1000, 2000)
+    placed, mask = place_view(x, 128, fov_deg=70.0)
+    coarse, coarse_mask = place_view(torch.nn.functional.avg_pool2d(x, 20), 128, fov_deg=70.0)
+    both = (mask == 1) & (coarse_mask == 1)
+    assert int(both.sum()) > 300
+    torch.testing.assert_close(placed[0][both], coarse[0][both], rtol=0, atol=4e-3)

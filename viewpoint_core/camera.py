@@ -57,5 +57,8 @@ def direction_to_view(
     safe = depth.clamp(min=1e-9)
     x = ray[..., 0] / safe * focal + width / 2
     y = ray[..., 1] / safe * focal + height / 2
-    seen = (depth > 1e-9) & (x >= 0) & (x <= width) & (y >= 0) & (y <= height)
+    beside = torch.maximum((x - width / 2).abs() - width / 2, (y - height / 2).abs() - height / 2)
+    seen = (depth > 1e-9) & (
+        beside <= 1e-6
+    )  # map pixels lie exactly on a face view's edge, so rounding must not choose
     return torch.where(seen, x, width / 2), torch.where(seen, y, height / 2), seen

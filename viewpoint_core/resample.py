@@ -9,21 +9,33 @@ from torch import Tensor
 
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest")
 MARGIN = 3  # a bicubic kernel reaches two pixels beyond a position that lies on the border
+MAX_FACTOR = 8
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Where to sample: x, y float32 (h, w), source pixels; an output pixel is split factor x factor."""
+    """Where to sample: x, y float32 (h, w), source pixels; an output pixel is split factor x factor. Before that the
+    source shrinks by `reduction`, and any margin around it counts MARGIN * reduction pixels."""
 
     x: Tensor
     y: Tensor
     factor: int = 1
+    reduction: int = 1
 
 
-def supersampling(source_density: float, target_density: float) -> int:
-    """How many samples an output pixel needs along each axis so that a finer source is filtered, from two densities
-    in pixels per radian. Up to half as fine again gives 1."""
-    return max(1, math.ceil(source_density / target_density - 0.5))
+def filtering(
+    source_density: float, target_density: float, source_side: int, finest_density: float | None = None
+) -> tuple[int, int]:
+    """(factor, reduction) that keep a finer source from aliasing, from densities in pixels per radian.
+
+    Up to half as fine again needs nothing. Supersampling alone would cost the ratio squared, so from 4 times as fine
+    the source shrinks first and supersampling bridges what is left. `finest_density`: the source's highest density
+    where it varies; only supersampling answers that, so the coarse part stays sharp.
+    """
+    ratio = source_density / target_density
+    reduction = min(max(1, int(ratio / 2)) if ratio >= 4 else 1, max(1, source_side // MARGIN))
+    finest = max(finest_density or 0, source_density) / target_density
+    return min(MAX_FACTOR, max(1, math.ceil(finest / reduction - 0.5))), reduction
 
 
 def pad_erp(image: Tensor, margin: int = MARGIN) -> Tensor:
@@ -39,6 +51,12 @@ def pad_edge(image: Tensor, margin: int = MARGIN) -> Tensor:
 
 
 PADDINGS = {"erp": pad_erp, "edge": pad_edge}
+
+
+def shrink(image: Tensor, reduction: int) -> Tensor:
+    """Images (N, C, H, W) at 1 / reduction of their size, filtered; same extent, so normalised positions stay."""
+    size = [math.ceil(side / reduction) for side in image.shape[-2:]]
+    return F.interpolate(image, size=size, mode="bilinear", antialias=True) if reduction > 1 else image
 
 
 def check_image(image: Tensor, name: str) -> None:
@@ -67,13 +85,14 @@ def sample(
     lead, (channels, height, width) = image.shape[:-3], image.shape[-3:]
     work = image.dtype if image.dtype == torch.float64 else torch.float32
     source = image.reshape(-1, 1, channels, height, width)
-    x = (grid.x.to(image.device, work) + MARGIN) * (2 / (width + 2 * MARGIN)) - 1
-    y = (grid.y.to(image.device, work) + MARGIN) * (2 / (height + 2 * MARGIN)) - 1
+    margin = MARGIN * grid.reduction
+    x = (grid.x.to(image.device, work) + margin) * (2 / (width + 2 * margin)) - 1
+    y = (grid.y.to(image.device, work) + margin) * (2 / (height + 2 * margin)) - 1
     positions = torch.stack([x, y], dim=-1)[None]
     size = (grid.y.shape[0] // grid.factor, grid.y.shape[1] // grid.factor)
     out = image.new_empty(source.shape[0], channels, *size)
     for frame, result in zip(source, out, strict=True):  # factor^2 times the memory, so a frame at a time
-        padded = PADDINGS[border](frame.to(work))
+        padded = shrink(PADDINGS[border](frame.to(work), margin), grid.reduction)
         values = F.grid_sample(padded, positions, mode=interpolation, padding_mode="border", align_corners=False)
         values = values if weight is None else values * weight
         result.copy_((F.avg_pool2d(values, grid.factor) if grid.factor > 1 else values)[0])

@@ -11,12 +11,12 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .resample import MARGIN, Grid, check_image, pad_edge, sample, supersampling
+from .resample import MARGIN, Grid, check_image, filtering, pad_edge, sample
 from .sphere import direction_to_erp, erp_directions, pixel_grid, rotate_yaw
 
 MAP_MULTIPLE = 32
 SQRT2 = math.sqrt(2)
-GRID_CACHE_SIZE = 16
+GRID_CACHE_SIZE = 8
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,13 @@ def direction_to_subregion(direction: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return p, q, torch.where(on_face | on_side | on_down | on_up, weight, zero)
 
 
+def weight_on_grid(p: Tensor, q: Tensor, weight: Tensor, map_size: int) -> Tensor:
+    """Weights on the shared blocks as equations 5-8 have them: W_ij is 0 and 1 at the centres of a block's corner
+    pixels, not on their corners. Twins still sum to 1."""
+    n = map_size // 4
+    return torch.where(p.abs() > q.abs(), ((2 * n * weight - 1) / (2 * (n - 1))).clamp(0, 1), weight)
+
+
 def map_directions(map_size: int, factor: int = 1) -> Tensor:
     """Direction of every map pixel, float64 (S, S, 3); with factor f, of f x f points inside each: (f S, f S, 3)."""
     check_map_size(map_size)
@@ -134,12 +141,16 @@ def map_directions(map_size: int, factor: int = 1) -> Tensor:
     x, y = (x / factor - side / 2) / unit_pixels(map_size), (y / factor - side / 2) / unit_pixels(map_size)
     quadrants = {}
     for region in SUBREGIONS:
-        up_x, up_y = (component / SQRT2 for component in region.up)
-        p, q = -up_y * x + up_x * y, -(up_x * x + up_y * y)  # right = (-up_y, up_x)
-        own = subregion_to_direction(p, q)
+        own = subregion_to_direction(*pixels_to_subregion(x, y, region))
         quadrants[region.row, region.column] = rotate_yaw(own, math.radians(region.yaw_deg))
     rows = [torch.cat([quadrants[row, 0], quadrants[row, 1]], dim=1) for row in (0, 1)]
     return torch.cat(rows, dim=0)
+
+
+def pixels_to_subregion(x: Tensor, y: Tensor, region: Subregion) -> tuple[Tensor, Tensor]:
+    """Positions from the subregion's centre, in units of half a face side along the map's axes, to p and q."""
+    up_x, up_y = (component / SQRT2 for component in region.up)
+    return -up_y * x + up_x * y, -(up_x * x + up_y * y)  # right = (-up_y, up_x)
 
 
 def subregion_pixels(p: Tensor, q: Tensor, region: Subregion, side: int) -> tuple[Tensor, Tensor]:
@@ -167,7 +178,7 @@ def pad_subregions(viewpoint: Tensor, margin: int = MARGIN) -> Tensor:
     """The four subregions of maps (N, C, S, S), one below the other, each with a margin that continues its picture.
 
     (N, C, 4 (S/2 + 2 margin), S/2 + 2 margin). Across D the neighbouring quadrant continues it, beyond a shared block
-    the neighbour's turned picture does, pixel for pixel. On U the border repeats: fusion weights vanish there.
+    the neighbour's turned picture does, pixel for pixel. Beyond U's arc the other subregions are sampled.
     """
     side, half = viewpoint.shape[-1] // 2, viewpoint.shape[-1] // 4
     around = pad_edge(viewpoint, margin)
@@ -184,7 +195,11 @@ def pad_subregions(viewpoint: Tensor, margin: int = MARGIN) -> Tensor:
                 part[..., into[0], into[1]] = twin[..., take[0], take[1]]
         part[..., margin:-margin, margin:-margin] = parts[region.face]
         padded.append(part)
-    return torch.cat(padded, dim=-2)
+    atlas = torch.cat(padded, dim=-2)
+    index, lookup = up_margin_lookup(viewpoint.shape[-1], margin)
+    values = _sample_atlas(atlas, lookup, "bilinear")
+    atlas.flatten(-2)[..., index.to(atlas.device)] = values[..., 0, :]
+    return atlas
 
 
 @dataclass(frozen=True)
@@ -200,23 +215,28 @@ class MapLookup:
     factor: int = 1
 
 
-def locate_on_map(direction: Tensor, map_size: int, *, fusion: bool = True, factor: int = 1) -> MapLookup:
+def locate_on_map(
+    direction: Tensor, map_size: int, *, fusion: bool = True, factor: int = 1, reduction: int = 1
+) -> MapLookup:
     """Find directions (h, w, 3) on the map. Without fusion only the subregion that weighs most is used."""
     check_map_size(map_size)
-    side = map_size // 2
+    side, margin = map_size // 2, MARGIN * reduction
     places = []
     for k, region in enumerate(SUBREGIONS):
         p, q, weight = direction_to_subregion(rotate_yaw(direction, -math.radians(region.yaw_deg)))
+        weight = weight_on_grid(p, q, weight, map_size)
         x, y = subregion_pixels(p, q, region, side)
-        places.append(torch.stack([x + MARGIN, y + MARGIN + k * (side + 2 * MARGIN), weight]))
+        places.append(torch.stack([x + margin, y + margin + k * (side + 2 * margin), weight]))
     x, y, weight = torch.stack(places, dim=1)
     top, index = weight.topk(2 if fusion else 1, dim=0)
     assert bool((top[0] > 0).all()), "a direction lies outside all four subregions"
     x, y = (torch.gather(values, 0, index).float() for values in (x, y))
     weight = (top / top.sum(0)).float()
     overlap = (weight[1] > 0).flatten().nonzero()[:, 0] if fusion else torch.empty(0, dtype=torch.long)
-    second = Grid(x[1].flatten()[overlap][None], y[1].flatten()[overlap][None]) if fusion else None
-    return MapLookup(Grid(x[0], y[0]), second, weight, overlap, factor)
+    second = None
+    if fusion:
+        second = Grid(x[1].flatten()[overlap][None], y[1].flatten()[overlap][None], reduction=reduction)
+    return MapLookup(Grid(x[0], y[0], reduction=reduction), second, weight, overlap, factor)
 
 
 def sample_map(viewpoint: Tensor, lookup: MapLookup, *, interpolation: str = "bicubic") -> Tensor:
@@ -229,32 +249,65 @@ def sample_map(viewpoint: Tensor, lookup: MapLookup, *, interpolation: str = "bi
 
 def _sample_map_frame(frame: Tensor, lookup: MapLookup, interpolation: str) -> Tensor:
     frame = frame if frame.dtype == torch.float64 else frame.float()
-    atlas = pad_subregions(frame)
-    weight = lookup.weight.to(frame)
+    return _sample_atlas(pad_subregions(frame, MARGIN * lookup.first.reduction), lookup, interpolation)
+
+
+def _sample_atlas(atlas: Tensor, lookup: MapLookup, interpolation: str) -> Tensor:
+    weight = lookup.weight.to(atlas)
     out = sample(atlas, lookup.first, interpolation=interpolation) * weight[0]
     if lookup.second is not None:
-        overlap = lookup.overlap.to(frame.device)
+        overlap = lookup.overlap.to(atlas.device)
         values = sample(atlas, lookup.second, interpolation=interpolation)[..., 0, :]
         out.flatten(-2).index_add_(-1, overlap, values * weight[1].flatten()[overlap])
     return torch.nn.functional.avg_pool2d(out, lookup.factor) if lookup.factor > 1 else out
 
 
-def build_map_from_erp_grid(map_size: int, height: int, width: int, factor: int) -> Grid:
+def build_map_from_erp_grid(map_size: int, height: int, width: int) -> Grid:
     """ERP positions of the map's pixels (uncached)."""
+    factor, reduction = filtering(width / (2 * math.pi), unit_pixels(map_size), height)
     x, y = direction_to_erp(map_directions(map_size, factor), height, width)
-    return Grid(x.float(), y.float(), factor)
+    return Grid(x.float(), y.float(), factor, reduction)
 
 
-def build_erp_lookup(map_size: int, width: int, fusion: bool, factor: int) -> MapLookup:
+def map_filtering(map_size: int, target_density: float) -> tuple[int, int]:
+    """(factor, reduction) that a map needs for a target of this density; a margin reaches half a subregion at most."""
+    density = unit_pixels(map_size)
+    return filtering(density, target_density, map_size // 4, 1.5 * density)  # 1 at a face's centre, 2 on its edges
+
+
+def build_erp_lookup(map_size: int, width: int, fusion: bool) -> MapLookup:
     """Map positions of an ERP's pixels (uncached)."""
-    return locate_on_map(erp_directions(width // 2 * factor, width * factor), map_size, fusion=fusion, factor=factor)
+    factor, reduction = map_filtering(map_size, width / (2 * math.pi))
+    directions = erp_directions(width // 2 * factor, width * factor)
+    return locate_on_map(directions, map_size, fusion=fusion, factor=factor, reduction=reduction)
 
 
-def build_fusion_lookup(map_size: int) -> MapLookup:
-    """Map positions of the map's own pixels (uncached)."""
-    return locate_on_map(map_directions(map_size), map_size)
+def build_fusion_lookup(map_size: int) -> tuple[Tensor, MapLookup]:
+    """The flat indices of the map's pixels on U's petals, and their map positions (uncached)."""
+    direction = map_directions(map_size)
+    x, y, z = direction.unbind(-1)
+    index = ((y < 0) & (y.abs() > x.abs()) & (y.abs() > z.abs())).flatten().nonzero()[:, 0]
+    return index, locate_on_map(direction.reshape(1, -1, 3)[:, index], map_size)
 
 
+def build_up_margin_lookup(map_size: int, margin: int) -> tuple[Tensor, MapLookup]:
+    """Flat indices of the padded subregions' margin pixels beyond U's arcs, and where the map shows them (uncached)."""
+    side = map_size // 2
+    extent = side + 2 * margin
+    x, y = ((values - extent / 2) / unit_pixels(map_size) for values in pixel_grid(extent, extent))
+    indices, directions = [], []
+    for k, region in enumerate(SUBREGIONS):
+        p, q = pixels_to_subregion(x, y, region)
+        outside = (torch.maximum(x.abs(), y.abs()) > SQRT2).flatten()
+        index = (outside & (-q > p.abs()).flatten()).nonzero()[:, 0]
+        own = subregion_to_direction(p.flatten()[index], q.flatten()[index])
+        indices.append(index + k * extent**2)
+        directions.append(rotate_yaw(own, math.radians(region.yaw_deg)))
+    lookup = locate_on_map(torch.cat(directions)[None], map_size, reduction=margin // MARGIN)
+    return torch.cat(indices), lookup
+
+
+up_margin_lookup = lru_cache(GRID_CACHE_SIZE)(build_up_margin_lookup)
 fusion_lookup = lru_cache(GRID_CACHE_SIZE)(build_fusion_lookup)
 map_from_erp_grid = lru_cache(GRID_CACHE_SIZE)(build_map_from_erp_grid)
 erp_lookup = lru_cache(GRID_CACHE_SIZE)(build_erp_lookup)
@@ -266,7 +319,26 @@ def fuse_overlaps(viewpoint: Tensor, *, interpolation: str = "bicubic") -> Tenso
     Exact on the sides, where twins lie on one pixel grid; U's petals (section 3.4) are interpolated.
     """
     check_map(viewpoint)
-    return sample_map(viewpoint, fusion_lookup(viewpoint.shape[-1]), interpolation=interpolation)
+    side, n = viewpoint.shape[-1] // 2, viewpoint.shape[-1] // 4
+    work = viewpoint if viewpoint.dtype == torch.float64 else viewpoint.float()
+    parts = {r.face: work[..., r.row * side :, r.column * side :][..., :side, :side] for r in SUBREGIONS}
+    corner = {r.face: (r.row * side, r.column * side) for r in SUBREGIONS}
+    steps = torch.arange(n, device=work.device, dtype=work.dtype)
+    weight = (steps[:, None] + steps) / (2 * (n - 1))  # W of equation 5, 0 in its top left corner
+    fused = viewpoint.clone()
+    for face, row, column, neighbour, turns in TWINS:
+        own = weight.flip([axis for axis, far in ((0, row), (1, column)) if far])
+        block, opposite = (
+            [slice(i * n, (i + 1) * n) for i in where] for where in ((row, column), (1 - row, 1 - column))
+        )
+        twin = torch.rot90(parts[neighbour], turns, dims=(-2, -1))[..., opposite[0], opposite[1]]
+        top, left = (start + i * n for start, i in zip(corner[face], (row, column), strict=True))
+        blend = own * parts[face][..., block[0], block[1]] + (1 - own) * twin
+        fused[..., top : top + n, left : left + n] = blend.to(viewpoint.dtype)
+    index, lookup = fusion_lookup(viewpoint.shape[-1])
+    petals = sample_map(viewpoint, lookup, interpolation=interpolation)
+    fused.flatten(-2)[..., index.to(fused.device)] = petals[..., 0, :]
+    return fused
 
 
 def erp_to_viewpoint(erp: Tensor, map_size: int, *, interpolation: str = "bicubic") -> Tensor:
@@ -277,9 +349,7 @@ def erp_to_viewpoint(erp: Tensor, map_size: int, *, interpolation: str = "bicubi
     """
     check_erp(erp)
     check_map_size(map_size)
-    height, width = erp.shape[-2:]
-    factor = supersampling(width / (2 * math.pi), unit_pixels(map_size))
-    grid = map_from_erp_grid(map_size, height, width, factor)
+    grid = map_from_erp_grid(map_size, *erp.shape[-2:])
     return sample(erp, grid, interpolation=interpolation, border="erp")
 
 
@@ -292,5 +362,4 @@ def viewpoint_to_erp(viewpoint: Tensor, width: int, *, interpolation: str = "bic
     check_map(viewpoint)
     if width <= 0 or width % 4:
         raise ValueError(f"the ERP width is {width}; expected a positive multiple of 4, so that the height is even")
-    factor = supersampling(unit_pixels(viewpoint.shape[-1]), width / (2 * math.pi))
-    return sample_map(viewpoint, erp_lookup(viewpoint.shape[-1], width, fusion, factor), interpolation=interpolation)
+    return sample_map(viewpoint, erp_lookup(viewpoint.shape[-1], width, fusion), interpolation=interpolation)

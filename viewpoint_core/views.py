@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .camera import direction_to_view, focal_length, view_directions
-from .resample import MARGIN, Grid, check_image, pad_edge, sample, supersampling
+from .resample import MARGIN, Grid, check_image, filtering, pad_edge, sample
 from .sphere import direction_to_erp
 from .viewpoint_map import (
     GRID_CACHE_SIZE,
@@ -18,6 +18,7 @@ from .viewpoint_map import (
     check_map_size,
     locate_on_map,
     map_directions,
+    map_filtering,
     sample_map,
     unit_pixels,
 )
@@ -33,7 +34,10 @@ def view_grid(
     map_size: int, height: int, width: int, yaw_deg: float, pitch_deg: float, roll_deg: float, fov_deg: float
 ) -> tuple[Grid, Tensor]:
     """Where the map's pixels lie on a view, and a float32 (h, w): 1 where the view sees them."""
-    factor = supersampling(focal_length(width, fov_deg), unit_pixels(map_size))
+    focal = focal_length(width, fov_deg)
+    # a flat view grows finer toward its edges by 1 / cos^2, and so does the map, but only up to 2, at 45 degrees
+    at_edge = focal * (1 + (max(width, height) / 2 / focal) ** 2)
+    factor, reduction = filtering(focal, unit_pixels(map_size), min(height, width), at_edge / 2)
     x, y, seen = direction_to_view(
         map_directions(map_size, factor),
         height,
@@ -43,7 +47,7 @@ def view_grid(
         roll_deg=roll_deg,
         fov_deg=fov_deg,
     )
-    return Grid(x.float(), y.float(), factor), seen.float()
+    return Grid(x.float(), y.float(), factor, reduction), seen.float()
 
 
 def place_view(
@@ -79,12 +83,12 @@ def erp_view_grid(
     erp_width: int, height: int, width: int, yaw_deg: float, pitch_deg: float, roll_deg: float, fov_deg: float
 ) -> Grid:
     """ERP positions of a view's pixels."""
-    factor = supersampling(erp_width / (2 * math.pi), focal_length(width, fov_deg))
+    factor, reduction = filtering(erp_width / (2 * math.pi), focal_length(width, fov_deg), erp_width // 2)
     rays = view_directions(
         height * factor, width * factor, yaw_deg=yaw_deg, pitch_deg=pitch_deg, roll_deg=roll_deg, fov_deg=fov_deg
     )
     x, y = direction_to_erp(rays, erp_width // 2, erp_width)
-    return Grid(x.float(), y.float(), factor)
+    return Grid(x.float(), y.float(), factor, reduction)
 
 
 def render_view(
@@ -112,7 +116,7 @@ def face_directions(face: str, size: int) -> Tensor:
     return view_directions(size, size, yaw_deg=yaw_deg, pitch_deg=pitch_deg, fov_deg=90)
 
 
-def direction_to_faces(direction: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def direction_to_faces(direction: Tensor, size: int, margin: int) -> tuple[Tensor, Tensor]:
     """Directions (h, w, 3) to x, y in pixels on the six faces stacked below one another, each with a margin."""
     nearest = (direction @ FACE_AHEAD.T).argmax(-1)
     x, y = torch.zeros_like(direction[..., 0]), torch.zeros_like(direction[..., 0])
@@ -121,29 +125,29 @@ def direction_to_faces(direction: Tensor, size: int) -> tuple[Tensor, Tensor]:
         face_x, face_y, _ = direction_to_view(
             direction, size, size, yaw_deg=yaw_deg, pitch_deg=pitch_deg, fov_deg=90.001
         )
-        x = torch.where(nearest == index, face_x + MARGIN, x)
-        y = torch.where(nearest == index, face_y + MARGIN + index * (size + 2 * MARGIN), y)
+        x = torch.where(nearest == index, face_x + margin, x)
+        y = torch.where(nearest == index, face_y + margin + index * (size + 2 * margin), y)
     return x, y
 
 
 @lru_cache(GRID_CACHE_SIZE)
 def faces_grid(map_size: int, size: int) -> Grid:
     """Positions of the map's pixels on the padded stack of six faces."""
-    factor = supersampling(size / 2, unit_pixels(map_size))
-    x, y = direction_to_faces(map_directions(map_size, factor), size)
-    return Grid(x.float(), y.float(), factor)
+    factor, reduction = filtering(size / 2, unit_pixels(map_size), size)
+    x, y = direction_to_faces(map_directions(map_size, factor), size, MARGIN * reduction)
+    return Grid(x.float(), y.float(), factor, reduction)
 
 
 @lru_cache(GRID_CACHE_SIZE)
-def face_margin_grid(size: int) -> Grid:
+def face_margin_grid(size: int, margin: int) -> Grid:
     """Positions, on the stack itself, of the padded faces' pixels: their margins lie on the neighbouring faces."""
-    outer = size + 2 * MARGIN
+    outer = size + 2 * margin
     fov_deg = math.degrees(2 * math.atan(outer / size))
     rays = [
         view_directions(outer, outer, yaw_deg=yaw, pitch_deg=pitch, fov_deg=fov_deg)
         for yaw, pitch in (FACE_YAW_PITCH[face] for face in FACES)
     ]
-    x, y = direction_to_faces(torch.cat(rays), size)
+    x, y = direction_to_faces(torch.cat(rays), size, margin)
     return Grid(x.float(), y.float())
 
 
@@ -157,16 +161,20 @@ def cubemap_to_viewpoint(faces: Tensor, map_size: int, *, interpolation: str = "
     if faces.ndim < 4 or faces.shape[-4] != 6 or faces.shape[-1] != faces.shape[-2]:
         raise ValueError(f"a cubemap is six square faces (..., 6, C, a, a); got {tuple(faces.shape)}")
     size, lead = faces.shape[-1], faces.shape[:-4]
-    stack = pad_edge(faces.flatten(0, -4)).reshape(*faces.shape[:-2], size + 2 * MARGIN, size + 2 * MARGIN)
+    grid = faces_grid(map_size, size)
+    margin = MARGIN * grid.reduction
+    stack = pad_edge(faces.flatten(0, -4), margin).reshape(*faces.shape[:-2], size + 2 * margin, size + 2 * margin)
     stack = stack.movedim(-4, -3).flatten(-3, -2)
-    stack = sample(stack, face_margin_grid(size), interpolation=interpolation)
-    return sample(stack, faces_grid(map_size, size), interpolation=interpolation).reshape(*lead, -1, map_size, map_size)
+    stack = sample(stack, face_margin_grid(size, margin), interpolation=interpolation)
+    return sample(stack, grid, interpolation=interpolation).reshape(*lead, -1, map_size, map_size)
 
 
 @lru_cache(GRID_CACHE_SIZE)
-def face_lookup(map_size: int, face: str, size: int, fusion: bool, factor: int) -> MapLookup:
+def face_lookup(map_size: int, face: str, size: int, fusion: bool) -> MapLookup:
     """Map positions of a face's pixels."""
-    return locate_on_map(face_directions(face, size * factor), map_size, fusion=fusion, factor=factor)
+    factor, reduction = map_filtering(map_size, size / 2)
+    directions = face_directions(face, size * factor)
+    return locate_on_map(directions, map_size, fusion=fusion, factor=factor, reduction=reduction)
 
 
 def viewpoint_to_cubemap(
@@ -177,9 +185,7 @@ def viewpoint_to_cubemap(
     if size <= 0:
         raise ValueError(f"the face size is {size}; expected a positive number of pixels")
     map_size = viewpoint.shape[-1]
-    factor = supersampling(unit_pixels(map_size), size / 2)
     faces = [
-        sample_map(viewpoint, face_lookup(map_size, face, size, fusion, factor), interpolation=interpolation)
-        for face in FACES
+        sample_map(viewpoint, face_lookup(map_size, face, size, fusion), interpolation=interpolation) for face in FACES
     ]
     return torch.stack(faces, dim=-4)
