@@ -92,7 +92,13 @@ class ViewPointSaveTextEmbedding(io.ComfyNode):
         """Check and write."""
         if len(conditioning) != 1:
             raise ValueError(f"the conditioning has {len(conditioning)} entries; expected one encoded prompt")
-        embedding = conditioning[0][0]
+        embedding, options = conditioning[0]
+        kept_out = sorted(key for key, value in options.items() if value is not None and key != "pooled_output")
+        if kept_out:
+            raise ValueError(
+                f"the conditioning carries more than the prompt ({', '.join(kept_out)}), which the file cannot hold; "
+                "connect the text encoder's output"
+            )
         if embedding.ndim != 3 or embedding.shape[0] != 1 or embedding.shape[2] != TEXT_DIM:
             raise ValueError(
                 f"the embedding is {tuple(embedding.shape)}; expected (1, tokens, {TEXT_DIM}): Wan's encoder"

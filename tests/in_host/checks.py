@@ -68,13 +68,19 @@ def load(in_dim: int) -> Any:
     return comfy.sd.load_diffusion_model_state_dict(state_dict(in_dim))
 
 
-def run(model: Any, channels: int, frames: int = 2) -> torch.Tensor:
-    """The diffusion model's output on seeded noise, through the MODEL's patches and wrappers."""
+def run(model: Any, channels: int, frames: int = 2, partial: bool = False) -> torch.Tensor:
+    """The diffusion model's output on seeded noise, through the MODEL's patches and wrappers; `partial` loads it as the
+    host does when memory is low."""
     generator = torch.Generator().manual_seed(1)
     shape = (1, 33, frames, *LATENT[3:])
     x = torch.randn(shape, generator=generator)[:, :channels]
     text = torch.randn((1, 8, 4096), generator=generator)
-    comfy.model_management.load_models_gpu([model])
+    if partial:
+        comfy.model_management.unload_all_models()
+        model.patch_model(torch.device("cpu"), lowvram_model_memory=200_000)
+        assert model.model.model_lowvram
+    else:
+        comfy.model_management.load_models_gpu([model])
     options = model.model_options["transformer_options"].copy()
     options["wrappers"] = {kind: dict(by_key) for kind, by_key in model.wrappers.items()}
     with torch.no_grad():
@@ -162,6 +168,68 @@ def check_a_lora_that_widens_the_patch_embedding_counts() -> None:
     model = load(16)
     assert input_channels(model) == 16
     assert input_channels(comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0.0)[0]) == 33
+
+
+def random_widening_lora() -> dict[str, torch.Tensor]:
+    """A LoRA that widens the patch embedding to 33 channels, with weights that matter."""
+    generator = torch.Generator().manual_seed(3)
+    return {
+        "diffusion_model.patch_embedding.lora_up.weight": 0.1 * torch.randn(DIM, 132, generator=generator),
+        "diffusion_model.patch_embedding.lora_down.weight": torch.eye(132).reshape(132, 33, 1, 2, 2),
+        "diffusion_model.patch_embedding.alpha": torch.tensor(132.0),
+        "diffusion_model.patch_embedding.reshape_weight": torch.tensor([DIM, 33, 1, 2, 2]),
+        "diffusion_model.blocks.1.self_attn.q.lora_A.weight": 0.1 * torch.randn(4, DIM, generator=generator),
+        "diffusion_model.blocks.1.self_attn.q.lora_B.weight": 0.1 * torch.randn(DIM, 4, generator=generator),
+    }
+
+
+def check_low_vram_loading_gives_what_full_loading_gives() -> None:
+    inflated = load(33)
+    widened = comfy.sd.load_lora_for_models(load(16), None, random_widening_lora(), 1.0, 0.0)[0]
+    outputs = []
+    for model in (inflated, widened):
+        patched = model_nodes.patch_model(model, "alternating")
+        full = run(patched, 33)
+        patched.detach()
+        assert (run(patched, 33, partial=True) - full).abs().max() < 1e-5
+        outputs.append(full)
+    assert (outputs[0] - outputs[1]).abs().max() > 1e-3
+
+
+def check_images_that_are_no_rgb_video_are_refused_by_name() -> None:
+    from pack.nodes.convert import image_to_frames, mask_to_frames
+
+    broken = torch.zeros(2, 8, 16, 3)
+    broken[1, 2, 3, 0] = float("nan")
+    for image, words in (
+        (torch.zeros(0, 8, 16, 3), "erp: the batch is empty (0, 8, 16, 3)"),
+        (torch.zeros(2, 8, 16, 1), "erp: got 1 channel(s), expected RGB"),
+        (torch.zeros(2, 8, 16, 4), "Split Image with Alpha"),
+        (torch.zeros(8, 16, 3), "expected an IMAGE"),
+        (broken, "erp: 1 of 768 values are NaN or infinite"),
+        (broken.nan_to_num(nan=float("-inf")), "1 of 768"),
+    ):
+        expect_error(lambda image=image: image_to_frames(image, "erp"), words)
+    for mask, words in (
+        (torch.zeros(3, 8, 8), "a video of 2 frames"),
+        (torch.zeros(2, 8, 9), "8 x 8"),
+        (torch.full((2, 8, 8), float("inf")), "NaN or infinite"),
+        (torch.full((2, 8, 8), 2.0), "expected [0, 1]"),
+    ):
+        expect_error(lambda mask=mask: mask_to_frames(mask, "mask", 2, 8, 8), words)
+
+
+def check_an_embedding_with_more_than_the_prompt_is_not_saved_in_part() -> None:
+    from pack.nodes.text_embedding import ViewPointSaveTextEmbedding
+
+    conditioning = [[torch.zeros(1, 512, 4096), {"pooled_output": None, "noise_concat": torch.zeros(1)}]]
+    expect_error(lambda: ViewPointSaveTextEmbedding.execute(conditioning, "x"), "noise_concat")
+
+
+def check_metadata_of_the_checkpoint_wins_over_the_schedule_input() -> None:
+    model = load(33)
+    model.model.model_config.metadata = {"viewpoint.perspective_blocks": "0,2"}
+    assert model_nodes.patch_model(model, "alternating").model_options["transformer_options"][model_nodes.KEY] == (0, 2)
 
 
 def check_conditioning_from_elsewhere_and_other_sizes_are_refused() -> None:
