@@ -5,25 +5,17 @@ Run in the repository root: python -m scripts.build_workflows
 """
 
 import json
-import os
-import socket
-import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from scripts.comfy_server import ComfyServer, make_base_directory
 from scripts.host import ROOT, provide_host
 
 WORKFLOWS = ROOT / "workflows"
-START_SECONDS = 180
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 UPLOAD_OPTIONS = ("image_upload", "video_upload")
 NOTE_WIDTH, NODE_WIDTH, COLUMN_WIDTH, TEXT_HEIGHT = 460, 320, 380, 140
@@ -367,49 +359,11 @@ class Builder:
         return {**identity, **last, "nodes": [*nodes, self.note_node()], "links": self.links, **rest}
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def server_command(base: Path, port: int) -> list[str]:
-    options = ["--cpu", "--disable-api-nodes", "--database-url", "sqlite:///:memory:"]
-    return [sys.executable, "main.py", *options, "--base-directory", str(base), "--port", str(port)]
-
-
-@contextmanager
-def running_server(base: Path, port: int) -> Iterator[subprocess.Popen]:
-    """A ComfyUI whose only custom node pack is this one. Its output goes to a file in base."""
-    (base / "custom_nodes").mkdir()
-    (base / "custom_nodes" / "viewpoint").symlink_to(ROOT, target_is_directory=True)
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-    with (base / "server.log").open("w") as log:
-        streams = {"stdout": log, "stderr": subprocess.STDOUT}
-        server = subprocess.Popen(server_command(base, port), cwd=provide_host(), env=environment, **streams)
-        try:
-            yield server
-        finally:
-            server.terminate()
-            server.wait()
-
-
-def ask_when_ready(server: subprocess.Popen, url: str, log: Path) -> dict[str, Any]:
-    give_up = time.monotonic() + START_SECONDS
-    while server.poll() is None and time.monotonic() < give_up:
-        try:
-            with urllib.request.urlopen(url, timeout=30) as answer:
-                return json.load(answer)
-        except urllib.error.URLError:
-            time.sleep(0.5)
-    raise RuntimeError(f"ComfyUI did not start:\n{log.read_text()[-2000:]}")
-
-
 def read_object_info() -> dict[str, Any]:
+    """What a running ComfyUI, whose only custom node pack is this one, says of its nodes."""
     with tempfile.TemporaryDirectory() as folder:
-        base, port = Path(folder), free_port()
-        with running_server(base, port) as server:
-            return ask_when_ready(server, f"http://127.0.0.1:{port}/object_info", base / "server.log")
+        with ComfyServer(provide_host(), make_base_directory(Path(folder))) as server:
+            return server.client.get("/object_info")
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
