@@ -1,12 +1,15 @@
 """Wan checkpoint files: key names, metadata, and inflation of the patch embedding, streamed from file to file."""
 
 import json
+import math
 import os
 import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from operator import index
+from pathlib import Path, PureWindowsPath
+from typing import Any
 
 from .wan_attention import format_schedule, perspective_blocks
 
@@ -55,27 +58,53 @@ class StoredTensor:
     size: int
 
 
+def stored_tensor(file: Path, name: str, entry: Any, data_start: int) -> StoredTensor:
+    """The tensor that a header's entry describes. Raises ValueError unless its bytes are as many as its shape needs."""
+    try:
+        dtype, shape = str(entry["dtype"]), tuple(map(index, entry["shape"]))
+        start, end = map(index, entry["data_offsets"])
+        bits = int(next(iter(re.findall(r"\d+", dtype)), 8))  # F32, BF16, F8_E4M3, ...; BOOL takes 8
+        fits = 0 <= start and min(shape, default=0) >= 0 and (end - start) * 8 == math.prod(shape) * bits
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} is damaged: its header does not describe {name}") from error
+    if not fits:
+        raise ValueError(f"{file} is damaged: {name}, {dtype} {shape}, does not fit its bytes {start} to {end}")
+    return StoredTensor(file, dtype, shape, data_start + start, end - start)
+
+
 def read_header(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file, without reading its weights. Raises ValueError for a damaged file."""
     length = file.stat().st_size
     with file.open("rb") as stream:
         prefix = stream.read(8)
         header_size = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else MAX_HEADER
-        if header_size >= min(MAX_HEADER, length):
+        if header_size > min(MAX_HEADER, length - 8):
             raise ValueError(f"{file} is not a safetensors file, or it is cut short")
         try:
             header = json.loads(stream.read(header_size))
         except ValueError as error:
             raise ValueError(f"{file} is not a safetensors file: its header is not JSON") from error
-    metadata = header.pop("__metadata__", {})
-    offset = 8 + header_size
-    tensors = {}
-    for name, entry in header.items():
-        start, end = entry["data_offsets"]
-        if offset + end > length:
-            raise ValueError(f"{file} is cut short: {name} ends at byte {offset + end}, the file at byte {length}")
-        tensors[name] = StoredTensor(file, entry["dtype"], tuple(entry["shape"]), offset + start, end - start)
+    metadata = header.pop("__metadata__", {}) if isinstance(header, dict) else None
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError(f"{file} is not a safetensors file: its header is not a table of tensors")
+    tensors = {name: stored_tensor(file, name, entry, 8 + header_size) for name, entry in header.items()}
+    for name, tensor in tensors.items():
+        end = tensor.start + tensor.size
+        if end > length:
+            raise ValueError(f"{file} is cut short: {name} ends at byte {end}, the file at byte {length}")
     return tensors, metadata
+
+
+def index_files(file: Path) -> list[Path]:
+    """The shards that an index names. Raises ValueError unless they are safetensors files beside it."""
+    try:
+        names = sorted(set(json.loads(file.read_text())["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file} is not the index of a checkpoint: expected JSON with a weight_map") from error
+    for name in names:
+        if not isinstance(name, str) or PureWindowsPath(name).name != name or not name.endswith(".safetensors"):
+            raise ValueError(f"{file} names {name!r}; expected safetensors files in the index's own folder")
+    return [file.parent / name for name in names]
 
 
 def checkpoint_files(source: Path) -> list[Path]:
@@ -86,10 +115,13 @@ def checkpoint_files(source: Path) -> list[Path]:
         )
     if source.is_dir():
         indices = sorted(source.glob("*.safetensors.index.json"))
-        files = checkpoint_files(indices[0]) if indices else sorted(source.glob("*.safetensors"))
+        if len(indices) > 1:
+            raise ValueError(
+                f"{source} holds {len(indices)} checkpoints; name one: {', '.join(i.name for i in indices)}"
+            )
+        files = index_files(indices[0]) if indices else sorted(source.glob("*.safetensors"))
     elif source.name.endswith(".index.json"):
-        names = set(json.loads(source.read_text())["weight_map"].values())
-        files = [source.parent / Path(name).name for name in sorted(names)]
+        files = index_files(source)
     elif source.suffix == ".safetensors":
         files = [source]
     else:
@@ -97,6 +129,9 @@ def checkpoint_files(source: Path) -> list[Path]:
     missing = [file.name for file in files if not file.exists()]
     if not files or missing:
         raise ValueError(f"{source}: {'missing ' + ', '.join(missing) if missing else 'no safetensors file in it'}")
+    counts = {int(number) for file in files for number in re.findall(r"-of-(\d+)$", file.stem)}
+    if counts - {len(files)}:
+        raise ValueError(f"{source}: got {len(files)} file(s), but {files[0].name} is one of {max(counts)} shards")
     return files
 
 
@@ -108,20 +143,30 @@ def read_checkpoint(source: Path) -> tuple[dict[str, StoredTensor], dict[str, st
         stored, described = read_header(file)
         metadata.update(described)
         prefix = next((p for p in PREFIXES if any(key.startswith(p) for key in stored)), "")
-        tensors.update({original_key(key.removeprefix(prefix)): tensor for key, tensor in stored.items()})
+        for key, tensor in stored.items():
+            name = original_key(key.removeprefix(prefix))
+            if name in tensors:
+                raise ValueError(f"{file}: {key} comes a second time; expected the files of one checkpoint")
+            tensors[name] = tensor
     return tensors, metadata
 
 
 def check_stock_t2v(tensors: dict[str, StoredTensor], source: Path) -> int:
     """Number of blocks of a stock Wan2.1 T2V checkpoint. Raises ValueError for anything else."""
-    patch = tensors.get(PATCH_EMBEDDING)
-    if patch is None or len(patch.shape) != 5 or "head.modulation" not in tensors:
-        raise ValueError(f"{source} is not a Wan2.1 checkpoint: no patch_embedding.weight (dim, C, 1, 2, 2) or no head")
-    outputs = tensors["head.head.weight"].shape[0] // (patch.shape[-1] * patch.shape[-2])
+    patch, head = tensors.get(PATCH_EMBEDDING), tensors.get("head.head.weight")
+    blocks = {int(number) for key in tensors for number in re.findall(r"^blocks\.(\d+)\.", key)}
+    parts = patch is not None and head is not None and "head.modulation" in tensors and blocks
+    if not parts or patch.shape[2:] != (1, 2, 2) or len(head.shape) != 2:
+        raise ValueError(
+            f"{source} is not a Wan2.1 checkpoint: expected patch_embedding.weight (dim, C, 1, 2, 2), blocks and a head"
+        )
+    if blocks != set(range(len(blocks))):
+        raise ValueError(f"{source} lacks some of the blocks 0 to {max(blocks)}: it is not whole")
+    outputs = head.shape[0] // math.prod(patch.shape[2:])
     if patch.shape[1] != outputs:
         hint = "it is inflated already" if patch.shape[1] == 2 * outputs + 1 else "expected the text-to-video model"
         raise ValueError(f"{source} takes {patch.shape[1]} channels and gives {outputs}: {hint}")
-    return 1 + max(int(key.split(".")[1]) for key in tensors if key.startswith("blocks."))
+    return len(blocks)
 
 
 def inflated_chunks(tensor: StoredTensor, channels: int) -> Iterator[bytes]:

@@ -48,9 +48,14 @@ def extend_unknown(video: Tensor, frames: int, fill: float) -> Tensor:
 def mask_to_latent(mask: Tensor) -> Tensor:
     """Average a mask (B, T, H, W) over latent cells -> (B, 1, t, H/8, W/8).
 
-    A cell is 8 x 8 pixels and the frames of its latent frame: frame 0 alone, then four at a time.
+    A cell is 8 x 8 pixels and the frames of its latent frame: frame 0 alone, then four at a time. Raises ValueError
+    for a number of frames that is not 4k + 1 and for sides that are no multiple of 8.
     """
     check_length(mask.shape[1])
+    if mask.shape[-2] % SPATIAL_COMPRESSION or mask.shape[-1] % SPATIAL_COMPRESSION:
+        raise ValueError(
+            f"the mask is {mask.shape[-2]} x {mask.shape[-1]}; expected multiples of {SPATIAL_COMPRESSION}"
+        )
     cells = F.avg_pool2d(mask, SPATIAL_COMPRESSION)
     first, rest = cells[:, :1], cells[:, 1:]
     rest = rest.unflatten(1, (-1, TEMPORAL_COMPRESSION)).mean(2) if rest.shape[1] else rest

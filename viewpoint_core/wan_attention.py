@@ -25,10 +25,9 @@ def perspective_blocks(schedule: str, num_blocks: int) -> tuple[int, ...]:
             f"schedule is {schedule!r}; expected alternating, pano, perspective, or blocks like '1,3,8-11'"
         )
     ends = [[int(end) for end in part.split("-")] for part in text.split(",")]
-    blocks = sorted({block for end in ends for block in range(end[0], end[-1] + 1)})
-    if not blocks or blocks[-1] >= num_blocks:
+    if any(end[0] > end[-1] or end[-1] >= num_blocks for end in ends):
         raise ValueError(f"schedule is {schedule!r}; the model has blocks 0 to {num_blocks - 1}, ranges go upwards")
-    return tuple(blocks)
+    return tuple(sorted({block for end in ends for block in range(end[0], end[-1] + 1)}))
 
 
 def format_schedule(blocks: Iterable[int]) -> str:
