@@ -1,0 +1,1 @@
+"""Training of ViewPoint models: data, latent cache, model, losses, state; needs the extra "train"."""
