@@ -1,0 +1,246 @@
+"""Parts of the trainer: settings, the plan of batches, averages, checkpoints, the memory estimate."""
+
+import argparse
+import json
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from viewpoint_core.training import state
+from viewpoint_core.training.config import FIELDS, PRESETS, TrainingConfig, add_flags, read_config, read_file
+from viewpoint_core.training.ema import averaged_weights, start_ema, update_ema
+from viewpoint_core.training.memory import ModelSize, step_memory
+from viewpoint_core.training.plan import batches_from, derive_seed, epoch_batches, generator_for, lr_at
+
+PATHS = {"model": "m", "vae": "v", "cache": "c", "output": "o"}
+BUCKETS = {(13, 32, 32): list(range(7)), (1, 32, 32): [7, 8, 9]}
+
+
+def parse(*flags: str) -> TrainingConfig:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--config")
+    parser.add_argument("--preset")
+    add_flags(parser)
+    paths = [part for name, value in PATHS.items() for part in (f"--{name}", value)]
+    return read_config(parser.parse_args([*paths, *flags]))
+
+
+# Settings
+
+
+def test_a_flag_wins_over_the_file_and_the_file_over_the_preset(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("lr: 3e-6\nsteps: 12\n")
+    config = parse("--preset", "calm", "--config", str(tmp_path / "run.yaml"), "--steps", "13")
+    assert (config.steps, config.lr, config.ema) == (13, 3e-6, 0.999)
+
+
+@pytest.mark.parametrize("name", ["paper", "calm", "lora_24gb", "14b_sharded", "tiny"])
+def test_every_preset_is_a_run(name: str) -> None:
+    assert parse("--preset", name).output == "o"
+
+
+def test_the_papers_preset_is_the_papers() -> None:
+    config = parse("--preset", "paper")
+    assert (config.mode, config.lr, config.batch_size, config.schedule) == ("full", 1e-4, 1, "alternating")
+
+
+def test_every_preset_file_is_listed_above() -> None:
+    assert {file.stem for file in PRESETS.glob("*.yaml")} == {"paper", "calm", "lora_24gb", "14b_sharded", "tiny"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("learning_rate: 1", "did you mean"),
+        ("warm_up: 3", "did you mean warmup?"),
+        ("steps: many", "steps is 'many'; expected int"),
+        ("steps: true", "steps is True; expected int"),
+        ("ema: [1]", "ema is [1]"),
+        ("mode: half", "expected one of full, lora"),
+        ("gradient_checkpointing: 3", "expected bool"),
+        ("- a", "expected 'key: value' lines"),
+        ("a: [", "is not YAML"),
+    ],
+)
+def test_a_bad_file_is_refused_in_plain_words(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match="run.yaml|expected") as caught:
+        read_file(file)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--model", ""], "model is missing"),
+        (["--steps", "0"], "steps is 0"),
+        (["--caption-dropout", "2"], "caption_dropout is 2.0"),
+        (["--ema", "1"], "ema is 1.0"),
+        (["--base-dtype", "bf16"], "full mode"),
+        (["--preset", "huge"], "no preset 'huge'"),
+    ],
+)
+def test_settings_that_make_no_training_are_refused(flags: list[str], words: str) -> None:
+    with pytest.raises(ValueError, match=words.replace("(", r"\(")):
+        parse(*flags)
+
+
+def test_every_key_says_what_it_is() -> None:
+    assert all(len(item.metadata["help"]) > 10 for item in FIELDS.values())
+
+
+# The plan
+
+
+def test_an_epoch_shows_every_item_in_batches_of_one_bucket() -> None:
+    batches = epoch_batches(BUCKETS, 2, seed=0, epoch=0)
+    assert {index for batch in batches for index in batch} == set(range(10))
+    assert all(len({index < 7 for index in batch}) == 1 for batch in batches)
+    assert batches != epoch_batches(BUCKETS, 2, seed=0, epoch=1)
+    assert batches != epoch_batches(BUCKETS, 2, seed=1, epoch=0)
+
+
+@pytest.mark.parametrize("first", [0, 1, 5, 6, 7, 23])
+def test_the_plan_goes_on_anywhere_as_if_it_had_never_stopped(first: int) -> None:
+    whole = list(islice(batches_from(BUCKETS, 2, 3, 0), 40))
+    assert list(islice(batches_from(BUCKETS, 2, 3, first), 40 - first)) == whole[first:]
+
+
+def test_a_cache_without_clips_is_refused() -> None:
+    with pytest.raises(ValueError, match="no training clips"):
+        next(batches_from({}, 1, 0, 0))
+
+
+def test_seeds_depend_on_every_part() -> None:
+    seeds = {
+        derive_seed(*parts) for parts in [(0, "a", 1), (0, "a", 2), (0, "b", 1), (1, "a", 1), (0, "a1"), ("0", "a", 1)]
+    }
+    assert len(seeds) == 6
+    assert torch.equal(torch.rand(3, generator=generator_for(1, 2)), torch.rand(3, generator=generator_for(1, 2)))
+
+
+def test_the_learning_rate_rises_then_stays_or_falls_to_0() -> None:
+    rates = [lr_at(step, lr=1.0, warmup=4, steps=10, decay="constant") for step in range(10)]
+    assert rates == [0.25, 0.5, 0.75, 1.0] + [1.0] * 6
+    falling = [lr_at(step, lr=1.0, warmup=4, steps=10, decay="cosine") for step in range(4, 11)]
+    assert falling == sorted(falling, reverse=True)
+    assert falling[0] == 1.0
+    assert falling[-1] == pytest.approx(0.0)
+
+
+# Averages
+
+
+def test_the_average_follows_its_recurrence_and_steps_aside() -> None:
+    model = nn.Linear(2, 2)
+    average, expected = start_ema(model), model.weight.detach().clone()
+    for step in range(1, 6):
+        with torch.no_grad():
+            model.weight += 1
+        update_ema(average, model, 0.5, step)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * model.weight.detach()
+    torch.testing.assert_close(average["weight"], expected)
+    before = model.weight.detach().clone()
+    with averaged_weights(model, average):
+        assert torch.equal(model.weight, average["weight"])
+    assert torch.equal(model.weight, before)
+
+
+# Checkpoints
+
+
+def trained(seed: int = 0, steps: int = 2) -> tuple[nn.Module, torch.optim.Optimizer, dict[str, Any]]:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(torch.randn(5, 3)).square().mean().backward()
+        optimizer.step()
+    return model, optimizer, start_ema(model)
+
+
+def save(output: Path, step: int, parts: tuple, keep: int = 2) -> Path:
+    tensors, _ = state.collect_tensors(*parts)
+    return state.save_state(output, tensors, {"mode": "full"}, step=step, keep=keep)
+
+
+def test_a_loaded_checkpoint_is_what_was_saved_and_trains_on_alike(tmp_path: Path) -> None:
+    parts, others = trained(), trained(seed=1, steps=1)
+    folder = save(tmp_path, 2, parts)
+    state.load_state(folder, *others)
+    batch = torch.randn(4, 3)
+    for model, optimizer, average in (parts, others):
+        optimizer.zero_grad()
+        model(batch).square().mean().backward()
+        optimizer.step()
+        update_ema(average, model, 0.9, 3)
+    for one, other in zip(parts[0].parameters(), others[0].parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert all(torch.equal(parts[2][name], others[2][name]) for name in parts[2])
+    weights = state.gather_weights(folder)
+    assert set(weights) == set(parts[0].state_dict())
+    assert set(state.gather_weights(folder, average=True)) == set(weights)
+
+
+def test_only_the_newest_checkpoints_stay(tmp_path: Path) -> None:
+    parts = trained()
+    for step in (1, 2, 3):
+        save(tmp_path, step, parts)
+    assert [folder.name for folder in state.checkpoints(tmp_path)] == ["step_00000002", "step_00000003"]
+    assert state.newest_checkpoint(tmp_path) == tmp_path / "checkpoints" / "step_00000003"
+
+
+def test_a_checkpoint_that_could_not_be_written_leaves_the_last_good_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = trained()
+    good = save(tmp_path, 1, parts)
+
+    def full_disk(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(state, "publish", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        save(tmp_path, 2, parts)
+    assert state.checkpoints(tmp_path) == [good]
+    assert [entry.name for entry in (tmp_path / "checkpoints").iterdir()] == ["step_00000001"]
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    folder = save(tmp_path, 7, trained())
+    assert state.check_facts(folder, {"mode": "full"}) == 7
+    with pytest.raises(ValueError, match="mode 'full', this run has 'lora'"):
+        state.check_facts(folder, {"mode": "lora"})
+
+
+def test_a_run_without_average_has_none_to_export(tmp_path: Path) -> None:
+    model, optimizer, _ = trained()
+    folder = save(tmp_path, 1, (model, optimizer, None))
+    with pytest.raises(ValueError, match="no average"):
+        state.gather_weights(folder, average=True)
+    assert json.loads((folder / "state.json").read_text())["step"] == 1
+
+
+# The estimate
+
+
+def test_the_papers_run_needs_about_30_gib_and_lora_fits_24() -> None:
+    size = {"dim": 1536, "ffn_dim": 8960, "blocks": 30, "tokens": 27_508}
+    whole = step_memory(
+        ModelSize(1_419_000_000, 1_419_000_000, **size),
+        batch=1, base_bytes=4, optimizer_bytes=8, ema=False, autocast=True, checkpointing=True,
+    )  # fmt: skip
+    assert whole["weights"] + whole["gradients"] + whole["optimiser"] == pytest.approx(21, abs=0.3)
+    assert 26 < whole["in all"] < 34
+    lora = step_memory(
+        ModelSize(1_419_000_000, 90_000_000, **size),
+        batch=1, base_bytes=2, optimizer_bytes=8, ema=False, autocast=True, checkpointing=True,
+    )  # fmt: skip
+    assert lora["in all"] < 16

@@ -1,0 +1,161 @@
+"""Checkpoints to go on from: weights, optimiser and average in sharded safetensors, written whole or not at all."""
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+
+FACTS = "state.json"
+MODEL, OPTIMIZER, AVERAGE = "model.", "optimizer.", "ema."
+OPTIONS = StateDictOptions(flatten_optimizer_state_dict=True, ignore_frozen_params=True, strict=False)
+
+
+def is_main() -> bool:
+    """Whether this process writes what all share."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def wait_for_all() -> None:
+    """A barrier, where there are several processes."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def collect_tensors(
+    model: nn.Module, optimizer: torch.optim.Optimizer, average: Mapping[str, Tensor] | None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """All that a run remembers, by name, and the optimiser's settings, which are no tensors."""
+    optimizer_state = get_optimizer_state_dict(model, optimizer, options=OPTIONS)
+    tensors = {MODEL + name: value for name, value in get_model_state_dict(model, options=OPTIONS).items()}
+    tensors |= {OPTIMIZER + name: value for name, value in optimizer_state.items() if isinstance(value, Tensor)}
+    tensors |= {AVERAGE + name: value for name, value in (average or {}).items()}
+    settings = {name: value for name, value in optimizer_state.items() if not isinstance(value, Tensor)}
+    return tensors, settings
+
+
+def quietly(call: Any, *arguments: Any, **options: Any) -> None:
+    """Run one of torch's checkpoint calls without its warning that there is one process only."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.distributed is disabled.*")
+        call(*arguments, no_dist=not dist.is_initialized(), **options)
+
+
+def step_of(folder: Path) -> int:
+    """The step in a checkpoint folder's name."""
+    return int(folder.name.removeprefix("step_"))
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The whole checkpoints below a run's output, the oldest first."""
+    return sorted(file.parent for file in (folder / "checkpoints").glob(f"step_*/{FACTS}"))
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint; None where there is none."""
+    found = checkpoints(folder)
+    return found[-1] if found else None
+
+
+def save_state(output: Path, tensors: Mapping[str, Tensor], facts: dict[str, Any], *, step: int, keep: int) -> Path:
+    """Write a checkpoint under a temporary name, rename it when whole, then drop all but the newest `keep`.
+
+    Every process calls it. If it fails (a full disk), the half checkpoint is removed and the older ones stay.
+    """
+    target = output / "checkpoints" / f"step_{step:08}"
+    partial = target.with_name(f".{target.name}.partial")
+    if is_main():
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    wait_for_all()
+    try:
+        writer = HuggingFaceStorageWriter(path=str(partial), save_distributed=True)
+        quietly(dcp.save, dict(tensors), storage_writer=writer)
+        wait_for_all()
+        if is_main():
+            publish(partial, target, {**facts, "step": step})
+    except BaseException:
+        if is_main():
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+    if is_main():
+        for old in checkpoints(output)[:-keep]:
+            shutil.rmtree(old)
+    wait_for_all()
+    return target
+
+
+def publish(partial: Path, target: Path, facts: dict[str, Any]) -> None:
+    """Flush a finished folder to the disk and give it its name."""
+    (partial / FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    for file in partial.iterdir():
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
+    shutil.rmtree(target, ignore_errors=True)
+    partial.replace(target)
+
+
+def read_facts(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself."""
+    return json.loads((checkpoint / FACTS).read_text(encoding="utf-8"))
+
+
+def check_facts(checkpoint: Path, facts: Mapping[str, Any]) -> int:
+    """The checkpoint's step. Raises ValueError where it belongs to another model, schedule or mode."""
+    stored = read_facts(checkpoint)
+    for name, value in facts.items():
+        if stored.get(name) != value:
+            raise ValueError(
+                f"{checkpoint} was trained with {name} {stored.get(name)!r}, this run has {value!r}; "
+                "choose another output folder, or the settings that it was trained with"
+            )
+    return int(stored["step"])
+
+
+def load_state(
+    checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor] | None
+) -> None:
+    """Read a checkpoint into model, optimiser and average, each process its part, whatever their number was."""
+    tensors, settings = collect_tensors(model, optimizer, average)
+    quietly(dcp.load, tensors, storage_reader=HuggingFaceStorageReader(path=str(checkpoint)))
+    part = {
+        prefix: {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        for prefix in (MODEL, OPTIMIZER, AVERAGE)
+    }
+    set_model_state_dict(model, part[MODEL], options=OPTIONS)
+    set_optimizer_state_dict(model, optimizer, part[OPTIMIZER] | settings, options=OPTIONS)
+    for name, value in part[AVERAGE].items():
+        average[name].copy_(value)
+
+
+def gather_weights(checkpoint: Path, *, average: bool = False) -> dict[str, Tensor]:
+    """The full trained weights of a checkpoint, sharded or not, on the CPU: what exports read.
+
+    Raises ValueError where the average is asked for and the run kept none.
+    """
+    prefix = AVERAGE if average else MODEL
+    reader = HuggingFaceStorageReader(path=str(checkpoint))
+    stored = reader.read_metadata().state_dict_metadata
+    names = [name for name in stored if name.startswith(prefix)]
+    if not names:
+        raise ValueError(f"{checkpoint} holds no {'average (ema)' if average else 'weights'}")
+    tensors = {name: torch.empty(stored[name].size, dtype=stored[name].properties.dtype) for name in names}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.distributed is disabled.*")
+        dcp.load(tensors, storage_reader=HuggingFaceStorageReader(path=str(checkpoint)), no_dist=True)
+    return {name.removeprefix(prefix): value for name, value in tensors.items()}
