@@ -1,0 +1,122 @@
+"""The known view of a training sample (paper 3.3, 4.1): drawn at random, marked on the map, encoded as condition."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor
+
+from ..camera import direction_to_view
+from ..conditioning import fill_unknown, pack_known
+from ..viewpoint_map import map_directions
+from ..views import FACE_YAW_PITCH
+from .wan_vae import encode_video
+
+PAPER, WIDE = "paper", "wide"
+VIEW_HEIGHT = 1024  # only the aspect matters: the view is cut from the map itself
+
+
+@dataclass(frozen=True)
+class View:
+    """A perspective view: angles in degrees as everywhere, horizontal field of view, width over height."""
+
+    yaw_deg: float = 0.0
+    pitch_deg: float = 0.0
+    roll_deg: float = 0.0
+    fov_deg: float = 90.0
+    aspect: float = 1.0
+
+
+@dataclass(frozen=True)
+class ViewRange:
+    """What the wide mode draws uniformly from, in degrees, and the aspects it chooses from."""
+
+    yaw_deg: tuple[float, float] = (-180.0, 180.0)
+    pitch_deg: tuple[float, float] = (-45.0, 45.0)
+    roll_deg: tuple[float, float] = (-15.0, 15.0)
+    fov_deg: tuple[float, float] = (50.0, 120.0)
+    aspects: tuple[float, ...] = (1.0, 4 / 3, 16 / 9, 9 / 16)
+
+
+WIDE_RANGE = ViewRange()
+
+
+def draw_number(low: float, high: float, generator: torch.Generator | None) -> float:
+    """A uniform random number in [low, high)."""
+    return low + (high - low) * float(torch.rand((), generator=generator, dtype=torch.float64))
+
+
+def draw_face(faces: Sequence[str], generator: torch.Generator | None) -> View:
+    """A 90-degree view of one of these cube faces, as the paper trains on."""
+    face = faces[int(torch.randint(len(faces), (), generator=generator))]
+    yaw_deg, pitch_deg = FACE_YAW_PITCH[face]
+    return View(yaw_deg, pitch_deg)
+
+
+def draw_wide(ranges: ViewRange, generator: torch.Generator | None) -> View:
+    """A view anywhere in the ranges."""
+    bounds = (ranges.yaw_deg, ranges.pitch_deg, ranges.roll_deg, ranges.fov_deg)
+    angles = [draw_number(low, high, generator) for low, high in bounds]
+    return View(*angles, ranges.aspects[int(torch.randint(len(ranges.aspects), (), generator=generator))])
+
+
+def draw_view(
+    how: str = PAPER,
+    *,
+    dropout: float = 0.0,
+    faces: Sequence[str] = "FRBL",
+    ranges: ViewRange = WIDE_RANGE,
+    generator: torch.Generator | None = None,
+) -> View | None:
+    """A random known view; None, with probability `dropout`, for nothing known.
+
+    how: "paper" (one of `faces`, 90 degrees) or "wide" (anywhere in `ranges`). Uses as many random numbers whether or
+    not the view is dropped. Raises ValueError for another mode or face.
+    """
+    unknown = [face for face in faces if face not in FACE_YAW_PITCH]
+    if how not in (PAPER, WIDE) or unknown or not faces:
+        raise ValueError(f"known view {how!r} of faces {list(faces)}; expected paper or wide, faces of FRBLUD")
+    dropped = draw_number(0, 1, generator) < dropout
+    view = draw_face(faces, generator) if how == PAPER else draw_wide(ranges, generator)
+    return None if dropped else view
+
+
+@lru_cache(4)
+def cached_directions(map_size: int) -> Tensor:
+    """Directions of the map's pixels, the same for every sample."""
+    return map_directions(map_size)
+
+
+def view_mask(view: View | None, map_size: int) -> Tensor:
+    """1 where a view shows the centre of a map pixel, in both places where the map shows it twice: float32 (S, S)."""
+    if view is None:
+        return torch.zeros(map_size, map_size)
+    seen = direction_to_view(
+        cached_directions(map_size),
+        VIEW_HEIGHT,
+        round(VIEW_HEIGHT * view.aspect),
+        yaw_deg=view.yaw_deg,
+        pitch_deg=view.pitch_deg,
+        roll_deg=view.roll_deg,
+        fov_deg=view.fov_deg,
+    )[2]
+    return seen.float()
+
+
+def view_masks(views: Sequence[View | None], map_size: int) -> Tensor:
+    """Masks of a batch of views: float32 (B, S, S)."""
+    return torch.stack([view_mask(view, map_size) for view in views])
+
+
+def known_video(video: Tensor, masks: Tensor) -> Tensor:
+    """Map videos (B, 3, T, S, S) in [-1, 1] with grey, 0, wherever the mask (B, S, S) is 0."""
+    return fill_unknown(video.transpose(1, 2), masks[:, None].to(video.device), fill=0.0).transpose(1, 2)
+
+
+def known_channels(vae: AutoencoderKLWan, video: Tensor, masks: Tensor) -> Tensor:
+    """The C + 1 channels behind the noisy latent: map videos (B, 3, T, S, S) in [-1, 1] and masks (B, S, S) of what is
+    known of them -> (B, C + 1, t, S/8, S/8), float32, by a VAE on the video's device."""
+    latent = encode_video(vae, known_video(video, masks))
+    return pack_known(latent, masks[:, None].expand(-1, video.shape[2], -1, -1).to(latent))

@@ -1,0 +1,136 @@
+"""Weights between safetensors files and modules: read under other names, written a tensor at a time."""
+
+import json
+import os
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..checkpoint import StoredTensor
+
+STORED_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+}
+DTYPE_NAMES = {dtype: name for name, dtype in STORED_DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """A tensor to write: its shape and dtype, known before `read` makes it."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    read: Callable[[], Tensor]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.dtype.itemsize * torch.Size(self.shape).numel()
+
+
+def stored_dtype(stored: StoredTensor) -> torch.dtype:
+    """The dtype of a stored tensor. Raises ValueError for one that no model here has."""
+    if stored.dtype not in STORED_DTYPES:
+        raise ValueError(f"{stored.file} holds a tensor of type {stored.dtype}; expected {', '.join(STORED_DTYPES)}")
+    return STORED_DTYPES[stored.dtype]
+
+
+def read_tensor(stored: StoredTensor) -> Tensor:
+    """A stored tensor's values. Raises ValueError where the file is cut short."""
+    dtype, buffer = stored_dtype(stored), bytearray(stored.size)
+    with stored.file.open("rb") as stream:
+        stream.seek(stored.start)
+        if stream.readinto(buffer) != stored.size:
+            raise ValueError(f"{stored.file} is cut short")
+    return torch.frombuffer(buffer, dtype=dtype).reshape(stored.shape)
+
+
+def lazy(tensor: Tensor, dtype: torch.dtype | None = None) -> LazyTensor:
+    """A tensor at hand, to be written in `dtype` (its own where None)."""
+    dtype = dtype or tensor.dtype
+    return LazyTensor(tuple(tensor.shape), dtype, lambda: tensor.detach().to("cpu", dtype))
+
+
+def lazy_stored(stored: StoredTensor, dtype: torch.dtype | None = None) -> LazyTensor:
+    """A stored tensor, to be written in `dtype` (its own where None)."""
+    dtype = dtype or stored_dtype(stored)
+    return LazyTensor(stored.shape, dtype, lambda: read_tensor(stored).to(dtype))
+
+
+def write_safetensors(tensors: Mapping[str, LazyTensor], metadata: dict[str, str], target: Path) -> Iterator[int]:
+    """Write a safetensors file, one tensor in memory at a time; yields the bytes written so far.
+
+    Written under a temporary name and renamed when whole, so that a full disk or a stopped run leaves no half file.
+    """
+    # wide types first, which is what keeps every tensor aligned
+    order = sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize)
+    header: dict[str, object] = {"__metadata__": metadata}
+    position = 0
+    for name, tensor in order:
+        offsets = [position, position + tensor.size]
+        header[name] = {"dtype": DTYPE_NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
+        position += tensor.size
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as stream:
+            stream.write(struct.pack("<Q", len(encoded)) + encoded)
+            for name, tensor in order:
+                stream.write(tensor_bytes(tensor, name))
+                yield stream.tell()
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def tensor_bytes(tensor: LazyTensor, name: str) -> memoryview:
+    """The bytes of a tensor, after checking that it is what the header announced."""
+    values = tensor.read()
+    assert (tuple(values.shape), values.dtype) == (tensor.shape, tensor.dtype), name
+    return memoryview(values.contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
+def load_stored(
+    model: nn.Module,
+    stored: Mapping[str, StoredTensor],
+    rename: Callable[[str], str],
+    source: Path,
+    dtype: torch.dtype,
+) -> None:
+    """Load stored tensors into a model whose parameters may be on the meta device.
+
+    `rename` takes the model's own names to those in `stored`, so the way back is its exact inverse. Raises ValueError,
+    before any weight is read, for tensors that are missing, unknown, or of another shape.
+    """
+    parameters = model.state_dict()
+    names = {rename(name): name for name in parameters}
+    assert len(names) == len(parameters), "two parameters share a name"
+    missing, unknown = sorted(names.keys() - stored.keys()), sorted(stored.keys() - names.keys())
+    if missing or unknown:
+        raise ValueError(f"{source} does not fit: missing {listed(missing)}; unknown {listed(unknown)}")
+    for key, name in names.items():
+        if stored[key].shape != tuple(parameters[name].shape):
+            shape = tuple(parameters[name].shape)
+            raise ValueError(f"{source}: {key} is {stored[key].shape}; expected {shape}")
+    state = {name: read_tensor(stored[key]).to(dtype) for key, name in names.items()}
+    model.load_state_dict(state, strict=True, assign=True)
+
+
+def listed(names: list[str]) -> str:
+    """Names for an error message: the first three and how many there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return (", ".join(names[:3]) or "none") + more
