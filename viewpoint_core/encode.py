@@ -1,0 +1,242 @@
+"""Encode a manifest's panoramas and captions for training: python -m viewpoint_core.encode."""
+
+import argparse
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLWan
+from tqdm import tqdm
+
+from .conditioning import check_finite, check_length
+from .training.cache import (
+    MapFile,
+    is_finished,
+    is_text_finished,
+    make_folders,
+    pack_map,
+    write_clip,
+    write_plan,
+    write_problem,
+    write_text,
+)
+from .training.clips import PROJECTION, ClipSpec, Sampling, item_name, load_map, map_to_video, plan_clips
+from .training.fingerprint import Fingerprint, claim_cache, vae_fingerprint
+from .training.manifest import Problem, read_manifest
+from .training.text import TEXT_TOKENS, encode_text, load_text_encoder, text_fingerprint
+from .training.wan_vae import encode_video, load_vae
+from .viewpoint_map import check_map_size
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+EPILOG = """\
+Every video gives as many clips as fit into it, each in several variants (random yaw, mirror and shift in time; the
+first variant is the panorama as it is); every image gives one picture in as many variants. Held-out items are encoded
+as they are. A clip at 736 and 49 frames takes 25 to 40 MB on disk.
+
+Run it again to go on after a stop, to add items or variants, or to try broken items once more: what is finished is not
+repeated. Several processes share the work with --shard 0/4 ... 3/4, or started by torchrun or accelerate launch.
+
+Exit status: 0 if all is encoded, 1 if some items are broken (reported by name, the others are encoded), 2 for bad
+options, a cache that was made with other settings, or a full disk; 130 when stopped by Ctrl-C.
+"""
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """ "i/n" as (i, n), 0 <= i < n. Raises ValueError."""
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise ValueError(f"the shard is {text!r}; expected i/n with 0 <= i < n, such as 0/4")
+    return int(index), int(count)
+
+
+def default_shard() -> str:
+    """This process's share as its launcher says: RANK of WORLD_SIZE, or all."""
+    return f"{os.environ.get('RANK', 0)}/{os.environ.get('WORLD_SIZE', 1)}"
+
+
+def default_device() -> str:
+    """A GPU of this process's own where there is one."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+
+
+def bar(total: int, what: str, unit: str, shard: tuple[int, int]) -> tqdm:
+    """A progress bar; the processes of one launcher stand one below the other."""
+    share = f" {shard[0]}/{shard[1]}" if shard[1] > 1 else ""
+    return tqdm(total=total, desc=f"{what}{share}", unit=unit, position=int(os.environ.get("LOCAL_RANK", 0)))
+
+
+def encode_texts(options: argparse.Namespace, captions: Iterable[str], fingerprint: Fingerprint) -> None:
+    """Encode this process's share of the captions, and the empty one that caption dropout needs."""
+    index, count = options.shard
+    own = sorted({"", *captions})[index::count]
+    todo = [text for text in own if not is_text_finished(options.cache, text, fingerprint.text_encoder)]
+    if not todo:
+        return
+    encoder = load_text_encoder(options.text_encoder, DTYPES[options.text_dtype], options.device)
+    with bar(len(todo), "texts", "text", options.shard) as progress:
+        for caption in todo:
+            embedding, tokens = encode_text(encoder, caption)
+            if tokens > TEXT_TOKENS:
+                progress.write(
+                    f"encode: a caption has {tokens} tokens, of which the first {TEXT_TOKENS} count: {caption[:60]}...",
+                    file=sys.stderr,
+                )
+            write_text(options.cache, caption, embedding, fingerprint.text_encoder)
+            progress.update()
+
+
+def ahead(
+    pool: ThreadPoolExecutor, work: Callable[[ClipSpec], MapFile], specs: Iterable[ClipSpec], count: int
+) -> Iterator[tuple[ClipSpec, Future[MapFile]]]:
+    """Clips with their work, in order, at most `count` begun ahead of the one that is asked for."""
+    begun: deque[tuple[ClipSpec, Future[MapFile]]] = deque()
+    for spec in specs:
+        begun.append((spec, pool.submit(work, spec)))
+        if len(begun) > count:
+            yield begun.popleft()
+    yield from begun
+
+
+def unfinished(options: argparse.Namespace, specs: Sequence[ClipSpec], fingerprint: Fingerprint) -> list[ClipSpec]:
+    """The clips of this process's share that are still to be made."""
+    index, count = options.shard
+    with bar(len(specs[index::count]), "check", "clip", options.shard) as progress:
+        todo = []
+        for spec in specs[index::count]:
+            if not is_finished(options.cache, spec, fingerprint):
+                todo.append(spec)
+            progress.update()
+    return todo
+
+
+def encode_clip(vae: AutoencoderKLWan, packed: MapFile) -> torch.Tensor:
+    """The latent (C, t, h, w) of a clip's map. Raises ValueError where it is not finite."""
+    video = map_to_video(packed.pixels.to(vae.device))
+    latent = encode_video(vae, video[None])[0]
+    check_finite(latent, "latent")
+    return latent
+
+
+def encode_clips(options: argparse.Namespace, specs: Sequence[ClipSpec], fingerprint: Fingerprint) -> list[Problem]:
+    """Encode what is unfinished of this process's share, maps drawn ahead by threads; returns what is broken."""
+    todo = unfinished(options, specs, fingerprint)
+    if not todo:
+        return []
+    vae = load_vae(options.vae, dtype=DTYPES[options.dtype]).to(options.device)
+
+    def draw(spec: ClipSpec) -> MapFile:
+        return pack_map(spec, load_map(spec, options.map_size, options.device), fingerprint)
+
+    problems: dict[str, Problem] = {}
+    pool = ThreadPoolExecutor(options.workers)
+    try:
+        with bar(len(todo), "clips", "clip", options.shard) as progress:
+            for spec, drawn in ahead(pool, draw, todo, options.workers):
+                try:
+                    packed = drawn.result()
+                    latent = encode_clip(vae, packed)
+                except (ValueError, OSError) as error:
+                    problem = Problem(item_name(spec.item), str(error).removeprefix(f"{spec.item.path}: "))
+                    problems[spec.key] = problem
+                    write_problem(options.cache, spec.key, problem.reason)
+                    progress.write(f"encode: {problem.name}: {problem.reason}", file=sys.stderr)
+                else:
+                    write_clip(options.cache, spec.key, packed, latent)
+                progress.set_postfix(broken=len(problems), refresh=False)
+                progress.update()
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return list(problems.values())
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m viewpoint_core.encode",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--manifest", type=Path, required=True, metavar="FILE", help="what python -m viewpoint_core.prepare wrote")
+    add("--cache", type=Path, required=True, metavar="DIR", help="folder to write")
+    add("--vae", type=Path, required=True, metavar="PATH", help="Wan2.1 VAE: a diffusers folder or a single file")
+    add("--text-encoder", type=Path, metavar="DIR", help="UMT5 and its tokenizer; without it only clips are encoded")
+    add("--map-size", type=int, default=736, help="side of the ViewPoint map in pixels, a multiple of 32 [736]")
+    add("--length", type=int, default=49, help="frames of a clip, 4k + 1; an image has one [49]")
+    add("--fps", type=float, default=16.0, help="frames a second [16]")
+    add("--variants", type=int, default=2, help="variants of each clip and image that is not held out [2]")
+    add("--clips", type=int, default=0, help="at most so many clips of an item, spread over it; 0: all that fit [0]")
+    add("--no-mirror", dest="mirror", action="store_false", help="only turn, for captions that say left or right")
+    add("--seed", type=int, default=0, help="of the variants [0]")
+    add("--shard", default=default_shard(), metavar="I/N", help="this process's share [RANK/WORLD_SIZE, or 0/1]")
+    add("--workers", type=int, default=2, help="clips drawn at the same time [2]")
+    add("--device", default=default_device(), help="where it runs [%(default)s]")
+    add("--dtype", choices=DTYPES, default="float32", help="in which the VAE computes [float32]")
+    add("--text-dtype", choices=DTYPES, default="bfloat16", help="in which the text encoder computes [bfloat16]")
+    return parser.parse_args(arguments)
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Raise ValueError for options that cannot be, before anything is read."""
+    check_map_size(options.map_size)
+    check_length(options.length)
+    if not 0 < options.fps < 1000 or options.variants < 1 or options.workers < 1 or options.clips < 0:
+        raise ValueError("expected --fps above 0, --variants and --workers from 1, --clips from 0")
+
+
+def fingerprint_of(options: argparse.Namespace) -> Fingerprint:
+    """What a cache of these options is made with."""
+    text_encoder = text_fingerprint(options.text_encoder, options.text_dtype) if options.text_encoder else ""
+    return Fingerprint(
+        vae=vae_fingerprint(options.vae),
+        text_encoder=text_encoder,
+        projection=PROJECTION,
+        map_size=options.map_size,
+        length=options.length,
+        fps=options.fps,
+        dtype=options.dtype,
+        seed=options.seed,
+    )
+
+
+def encode(options: argparse.Namespace) -> int:
+    """Plan, encode texts, then clips; the exit status."""
+    options.shard = parse_shard(options.shard)
+    check_options(options)
+    items = read_manifest(options.manifest)
+    sampling = Sampling(options.length, options.fps, options.variants, options.clips, options.mirror, options.seed)
+    specs, short = plan_clips(items, options.manifest.absolute().parent, sampling)
+    fingerprint = claim_cache(options.cache, fingerprint_of(options))
+    index, count = options.shard
+    for problem in short[index::count]:
+        print(f"encode: {problem.name}: {problem.reason}", file=sys.stderr)
+    make_folders(options.cache)
+    write_plan(options.cache, specs, options.map_size)
+    if options.text_encoder:
+        encode_texts(options, (spec.item.caption for spec in specs), fingerprint)
+    broken = encode_clips(options, specs, fingerprint)
+    share = f" (share {index}/{count})" if count > 1 else ""
+    print(f"{options.cache}{share}: {len(specs[index::count]) - len(broken)} clips; {len(broken)} broken")
+    return 1 if broken or short else 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; the exit status."""
+    options = parse_arguments(arguments)
+    try:
+        return encode(options)
+    except (ValueError, OSError) as error:
+        print(f"encode: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("encode: stopped; start it again to go on", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
