@@ -1,0 +1,218 @@
+"""The trainer as its users run it, on tiny models: it learns, repeats itself, and goes on exactly where it stopped."""
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.training_runs import MAP, flags_of, losses, run, start, write_cache
+from viewpoint_core.train import main
+from viewpoint_core.training.state import checkpoints, gather_weights, newest_checkpoint
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Models and a cache of three clips, an image, and a held-out clip."""
+    return write_cache(tmp_path_factory.mktemp("training"))
+
+
+@pytest.fixture(scope="module")
+def whole(paths: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run of eight steps with averaged weights, in a process of its own."""
+    output = tmp_path_factory.mktemp("whole") / "run"
+    run(flags_of(paths, output, steps=8, ema=0.9, accumulation=2))
+    return output
+
+
+def assert_same_weights(one: Path, other: Path, **average: bool) -> None:
+    """Both checkpoints hold the same weights, bit for bit."""
+    left, right = gather_weights(one, **average), gather_weights(other, **average)
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_overfits_one_real_panorama_clip_to_5_percent(tmp_path: Path) -> None:
+    paths = write_cache(tmp_path / "one", clips=1)
+    settings = {"steps": 200, "batch_size": 6, "lr": 2e-3, "warmup": 10, "decay": "cosine", "save_every": 200}
+    assert main(flags_of(paths, tmp_path / "run", **settings)) == 0
+    found = list(losses(tmp_path / "run").values())
+    assert np.mean(found[-10:]) < 0.05 * found[0]
+
+
+def test_same_seed_same_losses_and_another_seed_others(paths: dict[str, Path], whole: Path, tmp_path: Path) -> None:
+    run(flags_of(paths, tmp_path / "again", steps=8, ema=0.9, accumulation=2))
+    assert losses(tmp_path / "again") == losses(whole)
+    assert_same_weights(newest_checkpoint(tmp_path / "again"), newest_checkpoint(whole), average=True)
+    run(flags_of(paths, tmp_path / "other", steps=2, ema=0.9, accumulation=2, seed=1))
+    assert losses(tmp_path / "other")[1] != losses(whole)[1]
+
+
+def test_killed_at_a_random_moment_and_resumed_it_is_the_uninterrupted_run(
+    paths: dict[str, Path], whole: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    flags = flags_of(paths, output, steps=8, ema=0.9, accumulation=2)
+    process, step = start(flags), random.Random(time.time_ns()).randint(1, 6)
+    deadline = time.monotonic() + 200
+    while process.poll() is None and time.monotonic() < deadline:
+        if (output / "log.jsonl").exists() and len(losses(output)) >= step:
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert losses(output).keys() < losses(whole).keys(), "the run ended before it was killed"
+    run(flags)
+    assert losses(output) == losses(whole), f"killed after step {step}"
+    for average in (False, True):
+        assert_same_weights(newest_checkpoint(output), newest_checkpoint(whole), average=average)
+
+
+def test_asked_to_stop_it_ends_with_a_checkpoint_and_goes_on(paths: dict[str, Path], tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    process = start(flags_of(paths, output, steps=5000, save_every=5000))
+    while not (output / "log.jsonl").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=100)
+    assert process.returncode == 0, said
+    (checkpoint,) = checkpoints(output)
+    step = max(losses(output))
+    assert checkpoint.name == f"step_{step:08}"
+    assert f"step {step}" in run(flags_of(paths, output, steps=step + 1, save_every=5000))
+
+
+def test_two_processes_train_as_one_does_with_the_joint_batch(paths: dict[str, Path], tmp_path: Path) -> None:
+    settings = {"steps": 3, "ema": 0.9}
+    run(flags_of(paths, tmp_path / "one", batch_size=2, **settings))
+    run(flags_of(paths, tmp_path / "two", batch_size=1, **settings), processes=2)
+    for step, loss in losses(tmp_path / "one").items():
+        assert losses(tmp_path / "two")[step] == pytest.approx(loss, rel=1e-5)
+    one, two = (gather_weights(newest_checkpoint(tmp_path / name)) for name in ("one", "two"))
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, rtol=0, atol=2e-4)
+
+
+def test_sharded_over_two_processes_it_saves_resumes_and_gathers_the_same_weights(
+    paths: dict[str, Path], tmp_path: Path
+) -> None:
+    settings = {"batch_size": 1, "ema": 0.9, "sharding": "fsdp2"}
+    run(flags_of(paths, tmp_path / "plain", steps=4, **{**settings, "sharding": "none"}), processes=2)
+    run(flags_of(paths, tmp_path / "sharded", steps=2, **settings), processes=2)
+    assert len(list(newest_checkpoint(tmp_path / "sharded").glob("*.safetensors"))) == 2
+    assert "step 2" in run(flags_of(paths, tmp_path / "sharded", steps=4, **settings), processes=2)
+    for average in (False, True):
+        plain, sharded = (
+            gather_weights(newest_checkpoint(tmp_path / name), average=average) for name in ("plain", "sharded")
+        )
+        assert plain.keys() == sharded.keys()
+        for name, weight in plain.items():
+            torch.testing.assert_close(sharded[name], weight, rtol=0, atol=2e-4)
+
+
+def test_a_lora_run_trains_saves_resumes_and_exports(paths: dict[str, Path], tmp_path: Path) -> None:
+    stock = tmp_path / "stock.safetensors"
+    weights = load_file(paths["model"])
+    weights["patch_embedding.weight"] = weights["patch_embedding.weight"][:, :16].contiguous()
+    save_file(weights, stock)
+    settings = {"mode": "lora", "lora_rank": 4, "lora_alpha": 8, "model": stock}
+    assert main(flags_of(paths, tmp_path / "run", **settings, steps=2)) == 0
+    assert main(flags_of(paths, tmp_path / "run", **settings, steps=4)) == 0
+    assert main(flags_of(paths, tmp_path / "whole", **settings, steps=4)) == 0
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    target = tmp_path / "lora.safetensors"
+    command = [sys.executable, "-m", "viewpoint_core.export", "lora", str(tmp_path / "run"), str(target)]
+    subprocess.run(command, check=True, timeout=100, capture_output=True)
+    lora = load_file(target)
+    assert lora["diffusion_model.patch_embedding.reshape_weight"].tolist() == [128, 33, 1, 2, 2]
+    assert float(lora["diffusion_model.patch_embedding.lora_up.weight"][:, 64:].abs().max()) > 0
+
+
+def test_it_shows_held_out_losses_and_sample_panoramas(paths: dict[str, Path], tmp_path: Path) -> None:
+    settings = {"steps": 2, "heldout_every": 1, "sample_every": 2, "sample_steps": 2, "sample_cfg": 2}
+    assert main(flags_of(paths, tmp_path / "run", **settings)) == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    heldout = [line for line in lines if any(name.startswith("heldout/") for name in line)]
+    assert [line["step"] for line in heldout] == [1, 2]
+    assert len(heldout[0]) == 5
+    assert heldout[0] != {**heldout[1], "step": 1}
+    sizes = {}
+    for kind in ("map", "erp", "faces"):
+        with av.open(str(tmp_path / "run" / "samples" / f"step_00000002_0_{kind}.mp4")) as container:
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        sizes[kind] = (len(frames), *frames[0].shape[:2])
+        assert np.std(frames) > 2
+    assert sizes == {"map": (5, MAP, MAP), "erp": (5, 48, 96), "faces": (5, 32, 48)}
+    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+
+
+def damage_clips(cache: Path) -> None:
+    """Put infinity into every training latent."""
+    for file in (cache / "clips").glob("*.safetensors"):
+        with file.open("r+b") as stream:
+            stream.seek(-64, 2)
+            stream.write(np.full(16, np.inf, np.float32).tobytes())
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(
+    paths: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = {**paths, "cache": tmp_path / "cache"}
+    shutil.copytree(paths["cache"], broken["cache"])
+    assert main(flags_of(broken, tmp_path / "run", steps=2)) == 0
+    before = {file: file.read_bytes() for file in newest_checkpoint(tmp_path / "run").iterdir()}
+    damage_clips(broken["cache"])
+    assert main(flags_of(broken, tmp_path / "run", steps=4)) == 3
+    said = capsys.readouterr().err
+    assert "step 2" in said
+    assert any(file.stem in said for file in (broken["cache"] / "clips").glob("*.safetensors"))
+    assert newest_checkpoint(tmp_path / "run").name == "step_00000002"
+    assert all(file.read_bytes() == content for file, content in before.items())
+
+
+def test_bad_input_is_refused_before_anything_is_trained(
+    paths: dict[str, Path], whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other_vae = tmp_path / "vae.safetensors"
+    weights = load_file(paths["vae"])
+    name = next(iter(weights))
+    save_file({**weights, name: weights[name] + 1}, other_vae)
+    cases = [
+        ({"vae": other_vae}, ["asked for", "cache"]),
+        ({"schedule": "perspective"}, ["Perspective blocks"]),
+        ({"seed": 5, "ema": 0.9, "output": whole}, ["seed"]),
+        ({"cache": tmp_path}, ["is not a cache"]),
+        ({"model": paths["vae"]}, ["Wan2.1"]),
+        ({"sharding": "fsdp2"}, ["one process"]),
+    ]
+    for settings, words in cases:
+        output = settings.pop("output", tmp_path / "run")
+        assert main(flags_of(paths, output, **settings)) == 2
+        said = capsys.readouterr().err
+        assert all(word in said for word in words), said
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_dry_run_says_what_would_train(
+    paths: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*flags_of(paths, tmp_path / "run"), "--dry-run"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["parameters"] == said["trained"] == sum(w.numel() for w in load_file(paths["model"]).values())
+    assert said["perspective blocks"] == "1,3"
+    assert said["tokens"] == 32
+    assert main([*flags_of(paths, tmp_path / "run", mode="lora", lora_rank=4), "--dry-run"]) == 0
+    assert json.loads(capsys.readouterr().out)["trained"] < said["trained"]
+    assert not (tmp_path / "run").exists()

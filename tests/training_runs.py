@@ -1,0 +1,113 @@
+"""Tiny runs of the real trainer: sources, cache, models, and the command line in this process or in others."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from scripts.tiny_models import write_models
+from viewpoint_core.encode import main as encode
+from viewpoint_core.training.cache import write_text
+from viewpoint_core.training.manifest import Item, write_manifest
+
+REPO = Path(__file__).parents[1]
+ERP = REPO / "workflows" / "assets" / "sample_erp.png"
+WIDTH, HEIGHT, LENGTH, MAP = 128, 64, 5, 64
+TEXT_DIM = 4096
+
+
+def write_turning_panorama(folder: Path, start: int, frames: int = LENGTH) -> Path:
+    """A real panorama as a folder of frames that turns by two pixels a frame."""
+    folder.mkdir(parents=True)
+    erp = np.asarray(Image.open(ERP).convert("RGB").resize((WIDTH, HEIGHT), Image.Resampling.BOX))
+    for frame in range(frames):
+        Image.fromarray(np.roll(erp, start + 2 * frame, axis=1)).save(folder / f"{frame:04}.png")
+    return folder
+
+
+def write_cache(folder: Path, *, clips: int = 3) -> dict[str, Path]:
+    """Models and a finished cache of `clips` training clips, one image and one held-out clip; the paths."""
+    write_models(folder / "models")
+    items = [
+        Item(
+            write_turning_panorama(folder / f"clip{i}", 17 * i),
+            0,
+            LENGTH,
+            16.0,
+            WIDTH,
+            HEIGHT,
+            f"a yard {i}",
+            "CC0",
+            split,
+        )
+        for i, split in enumerate(["train"] * clips + ["heldout"])
+    ]
+    image = write_turning_panorama(folder / "image", 3, 1) / "0000.png"
+    items += [Item(image, 0, 1, 0.0, WIDTH, HEIGHT, "a yard", "CC0", "train")] if clips > 1 else []
+    write_manifest(items, folder / "manifest.jsonl")
+    paths = {
+        "model": next((folder / "models" / "diffusion_models").glob("*t2v*.safetensors")),
+        "vae": next((folder / "models" / "vae").glob("*.safetensors")),
+        "cache": folder / "cache",
+    }
+    flags = {"manifest": folder / "manifest.jsonl", "cache": paths["cache"], "vae": paths["vae"], "map-size": MAP}
+    flags |= {"length": LENGTH, "fps": 16, "variants": 1}
+    code = encode([part for name, value in flags.items() for part in (f"--{name}", str(value))])
+    assert code == 0
+    for number, caption in enumerate(sorted({"", *(item.caption for item in items)})):
+        generator = torch.Generator().manual_seed(number)
+        write_text(paths["cache"], caption, 0.1 * torch.randn(4 + number, TEXT_DIM, generator=generator), "")
+    return paths
+
+
+def flags_of(paths: dict[str, Path], output: Path, **settings: Any) -> list[str]:
+    """The trainer's flags for a tiny run."""
+    tiny = {"preset": "tiny", "steps": 6, "save_every": 2, "heldout_every": 0, "sample_every": 0, "warmup": 0}
+    values = {**paths, "output": output, **tiny, **settings}
+    return [part for name, value in values.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def environment() -> dict[str, str]:
+    """Two threads, no GPU, this repository first."""
+    return {
+        **os.environ,
+        "PYTHONPATH": str(REPO),
+        "OMP_NUM_THREADS": "1",
+        "ACCELERATE_USE_CPU": "true",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+
+
+def start(flags: list[str], processes: int = 1) -> subprocess.Popen:
+    """The trainer in processes of its own."""
+    launcher = [sys.executable]
+    if processes > 1:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        launcher += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(port)]
+    command = [*launcher, "-m", "viewpoint_core.train", *flags]
+    return subprocess.Popen(
+        command, cwd=REPO, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def run(flags: list[str], processes: int = 1, code: int = 0) -> str:
+    """The trainer in processes of its own, to its end; what it said."""
+    process = start(flags, processes)
+    out, errors = process.communicate(timeout=300)
+    assert process.returncode == code, errors[-3000:]
+    return out + errors
+
+
+def losses(output: Path) -> dict[int, float]:
+    """The loss of every step in a run's log, the last word on each."""
+    lines = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}

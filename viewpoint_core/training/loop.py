@@ -1,0 +1,124 @@
+"""One training step: what is drawn for a batch, the loss, the update."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers import AutoencoderKLWan
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from .config import TrainingConfig
+from .flow_matching import add_noise, flow_loss, sample_sigmas, velocity
+from .known_view import draw_view, known_channels, view_masks
+from .plan import batches_from, generator_for
+from .wan import predict_velocity
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A process's part of a joint batch: latents (B, C, t, h, w), maps uint8 (B, 3, T, S, S), text (B, 512, d), the
+    clips' names, and the place of the first one in the joint batch."""
+
+    latent: Tensor
+    pixels: Tensor
+    text: Tensor
+    keys: list[str]
+    number: int
+    first: int
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What is random about a batch: noise like the latents, sigma (B,), view masks (B, S, S), captions dropped (B,)."""
+
+    noise: Tensor
+    sigma: Tensor
+    masks: Tensor
+    no_caption: Tensor
+
+
+def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Samples of a cache to one batch."""
+    stacked = {name: torch.stack([item[name] for item in items]) for name in ("latent", "map", "text")}
+    return stacked | {"keys": [item["key"] for item in items]}
+
+
+def batches(
+    clips: Dataset,
+    buckets: Mapping[tuple[int, ...], list[int]],
+    config: TrainingConfig,
+    first: int,
+    rank: int,
+    world: int,
+) -> Iterator[Batch]:
+    """This process's part of the endless sequence of batches, read ahead, from the batch number `first` on."""
+    size = config.batch_size
+    joint = batches_from(buckets, size * world, config.seed, first)
+    mine = (indices[rank * size : (rank + 1) * size] for indices in joint)
+    loader = DataLoader(clips, batch_sampler=mine, collate_fn=collate, num_workers=config.workers)
+    for number, batch in enumerate(loader, start=first):
+        yield Batch(batch["latent"], batch["map"], batch["text"], batch["keys"], number, rank * size)
+
+
+def draw(batch: Batch, config: TrainingConfig, world: int) -> Draws:
+    """The batch's random numbers, each a function of the seed, the batch's number and the sample's place in it, so that
+    one process with the joint batch draws what several draw together."""
+    size, seed = len(batch.keys), config.seed
+    generators = [generator_for(seed, "sample", batch.number, batch.first + i) for i in range(size)]
+    noise = torch.stack([torch.randn(batch.latent.shape[1:], generator=g) for g in generators])
+    views = [
+        draw_view(config.views, dropout=config.condition_dropout, faces=config.faces, generator=g) for g in generators
+    ]
+    no_caption = torch.stack([torch.rand((), generator=g) < config.caption_dropout for g in generators])
+    levels = generator_for(seed, "sigma", batch.number)
+    sigma = sample_sigmas(size, config.sigmas, config.shift, rank=batch.first // size, world=world, generator=levels)
+    return Draws(noise, sigma, view_masks(views, batch.pixels.shape[-1]), no_caption)
+
+
+def to_video(pixels: Tensor, device: torch.device) -> Tensor:
+    """uint8 maps to [-1, 1]."""
+    return pixels.to(device).float() / 127.5 - 1
+
+
+def batch_losses(
+    model: nn.Module, vae: AutoencoderKLWan, batch: Batch, draws: Draws, empty_text: Tensor, device: torch.device
+) -> Tensor:
+    """Equation 2 for each sample of a batch: (B,)."""
+    latent, noise, sigma = (value.to(device) for value in (batch.latent, draws.noise, draws.sigma))
+    known = known_channels(vae, to_video(batch.pixels, device), draws.masks.to(device))
+    text = torch.where(draws.no_caption[:, None, None], empty_text.to(batch.text), batch.text).to(device)
+    predicted = predict_velocity(model, add_noise(latent, noise, sigma), known, sigma, text)
+    return flow_loss(predicted, velocity(latent, noise))
+
+
+class BadLossError(RuntimeError):
+    """The loss is not a number."""
+
+
+def check_loss(loss: Tensor, batch: Batch, step: int) -> None:
+    """Raise BadLossError, naming the batch, unless the joint loss is finite."""
+    if not bool(torch.isfinite(loss)):
+        raise BadLossError(
+            f"the loss is {float(loss)} at step {step}; this process's clips were {', '.join(batch.keys)}. The last "
+            "checkpoint is as it was; try a lower learning rate, or leave these clips out"
+        )
+
+
+def make_optimizer(parameters: list[nn.Parameter], config: TrainingConfig) -> torch.optim.Optimizer:
+    """AdamW over what trains. Raises ValueError where bitsandbytes is asked for and absent."""
+    betas = (config.beta1, config.beta2)
+    if config.optimizer == "adamw8bit":
+        try:
+            from bitsandbytes.optim import AdamW8bit
+        except ImportError as error:
+            raise ValueError("optimizer adamw8bit needs bitsandbytes; install it, or take adamw") from error
+        return AdamW8bit(parameters, lr=config.lr, betas=betas, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(parameters, lr=config.lr, betas=betas, weight_decay=config.weight_decay)
+
+
+def joint_mean(value: Tensor, accelerator: Accelerator) -> Tensor:
+    """Mean over all processes."""
+    return accelerator.reduce(value.detach().float(), reduction="mean")

@@ -1,0 +1,118 @@
+"""What a run shows while it trains: losses on held-out clips at fixed noise levels, and sample panoramas as video."""
+
+import os
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from ..viewpoint_map import erp_width_for_map, viewpoint_to_erp
+from ..views import viewpoint_to_cubemap
+from .config import TrainingConfig
+from .flow_matching import add_noise, euler_sample, fixed_sigmas, flow_loss, sampling_sigmas, velocity
+from .known_view import View, known_channels, view_masks
+from .loop import to_video
+from .plan import generator_for
+from .wan import predict_velocity
+from .wan_vae import decode_latent
+
+FPS = 16
+SAMPLE_VIEW = View()  # 90 degrees straight ahead, the first of the paper's
+
+
+def known_of(vae: AutoencoderKLWan, pixels: Tensor, device: torch.device) -> Tensor:
+    """The condition channels of one map (3, T, S, S) seen straight ahead."""
+    return known_channels(vae, to_video(pixels[None], device), view_masks([SAMPLE_VIEW], pixels.shape[-1]).to(device))
+
+
+@torch.no_grad()
+def heldout_losses(
+    model: nn.Module, vae: AutoencoderKLWan, clips: Dataset, config: TrainingConfig, device: torch.device
+) -> dict[float, float]:
+    """Mean loss over held-out clips at each fixed noise level: the same noise and view every time, so that numbers
+    compare from step to step and from run to run."""
+    levels = fixed_sigmas(config.heldout_levels, config.sigmas, config.shift)
+    count = min(config.heldout_clips, len(clips))
+    total = torch.zeros(len(levels))
+    for index in range(count):
+        item = clips[index]
+        latent, text = item["latent"][None].to(device), item["text"][None].to(device)
+        known = known_of(vae, item["map"], device)
+        noise = torch.randn(latent.shape, generator=generator_for("heldout", index)).to(device)
+        for place, sigma in enumerate(levels):
+            sigmas = sigma[None].to(device)
+            predicted = predict_velocity(model, add_noise(latent, noise, sigmas), known, sigmas, text)
+            total[place] += flow_loss(predicted, velocity(latent, noise)).cpu()[0] / count
+    return dict(zip(levels.tolist(), total.tolist(), strict=True))
+
+
+@torch.no_grad()
+def sample_map(
+    model: nn.Module,
+    vae: AutoencoderKLWan,
+    item: dict,
+    empty_text: Tensor,
+    config: TrainingConfig,
+    device: torch.device,
+    seed: int,
+) -> Tensor:
+    """Generate a map video (3, T, S, S) in [0, 1] from a clip's straight-ahead view and its caption."""
+    known, text = known_of(vae, item["map"], device), item["text"][None].to(device)
+    noise = torch.randn(item["latent"][None].shape, generator=generator_for("sample video", seed)).to(device)
+
+    def predict(x: Tensor, sigma: Tensor) -> Tensor:
+        guided = predict_velocity(model, x, known, sigma, text)
+        if config.sample_cfg == 1:
+            return guided
+        free = predict_velocity(model, x, known, sigma, empty_text[None].to(text))
+        return free + config.sample_cfg * (guided - free)
+
+    latent = euler_sample(predict, noise, sampling_sigmas(config.sample_steps, config.shift))
+    return (decode_latent(vae, latent.float())[0].float() / 2 + 0.5).clamp(0, 1)
+
+
+def write_video(frames: Tensor, file: Path, fps: int = FPS) -> None:
+    """Frames (T, 3, H, W) in [0, 1] to an H.264 file, written under another name and renamed."""
+    pixels = (frames * 255).round().byte().movedim(1, -1).cpu().numpy()
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with av.open(str(partial), mode="w", format="mp4") as container:
+            stream = container.add_stream("libx264", rate=Fraction(fps))
+            stream.height, stream.width = pixels.shape[1:3]
+            stream.pix_fmt, stream.options = "yuv420p", {"crf": "18"}
+            for frame in pixels:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode())
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def six_faces(frames: Tensor) -> Tensor:
+    """Maps (T, 3, S, S) -> the six faces side by side, F R B over L U D: (T, 3, 2 a, 3 a)."""
+    size = max(2, frames.shape[-1] // 8 * 2)
+    faces = viewpoint_to_cubemap(frames, size)
+    rows = [torch.cat(faces[:, start : start + 3].unbind(1), dim=-1) for start in (0, 3)]
+    return torch.cat(rows, dim=-2).clamp(0, 1)
+
+
+def write_sample(video: Tensor, folder: Path, name: str) -> list[Path]:
+    """The map, its panorama and six faces of a map video (3, T, S, S), as three files."""
+    frames = video.transpose(0, 1).cpu()
+    erp = viewpoint_to_erp(frames, erp_width_for_map(frames.shape[-1])).clamp(0, 1)
+    shown = {"map": frames, "erp": erp, "faces": six_faces(frames)}
+    files = [folder / f"{name}_{kind}.mp4" for kind in shown]
+    for file, picture in zip(files, shown.values(), strict=True):
+        write_video(picture, file)
+    return files
+
+
+def sample_clips(clips: Sequence[dict] | Dataset, count: int) -> Iterable[tuple[int, dict]]:
+    """The first clips, as they lie."""
+    return ((index, clips[index]) for index in range(min(count, len(clips))))
