@@ -15,9 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests import training_runs
 from tests.training_runs import MAP, flags_of, losses, run, start, write_cache
 from viewpoint_core.train import main
-from viewpoint_core.training.state import checkpoints, gather_weights, newest_checkpoint
+from viewpoint_core.training.state import OPTIMIZER, checkpoints, gather_tensors, gather_weights, newest_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +64,7 @@ def test_killed_at_a_random_moment_and_resumed_it_is_the_uninterrupted_run(
     paths: dict[str, Path], whole: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "run"
-    flags = flags_of(paths, output, steps=8, ema=0.9, accumulation=2)
+    flags = flags_of(paths, output, steps=8, ema=0.9, accumulation=2, workers=2)
     process, step = start(flags), random.Random(time.time_ns()).randint(1, 6)
     deadline = time.monotonic() + 200
     while process.poll() is None and time.monotonic() < deadline:
@@ -95,24 +96,28 @@ def test_asked_to_stop_it_ends_with_a_checkpoint_and_goes_on(paths: dict[str, Pa
 
 
 def test_two_processes_train_as_one_does_with_the_joint_batch(paths: dict[str, Path], tmp_path: Path) -> None:
-    settings = {"steps": 3, "ema": 0.9}
+    settings = {"steps": 3, "ema": 0.9, "save_every": 1}
     run(flags_of(paths, tmp_path / "one", batch_size=2, **settings))
     run(flags_of(paths, tmp_path / "two", batch_size=1, **settings), processes=2)
     for step, loss in losses(tmp_path / "one").items():
         assert losses(tmp_path / "two")[step] == pytest.approx(loss, rel=1e-5)
-    one, two = (gather_weights(newest_checkpoint(tmp_path / name)) for name in ("one", "two"))
-    for name, weight in one.items():
-        torch.testing.assert_close(two[name], weight, rtol=0, atol=2e-4)
+    one, two = (gather_tensors(tmp_path / name / "checkpoints" / "step_00000001", OPTIMIZER) for name in ("one", "two"))
+    gradients = [name for name in one if name.endswith(".exp_avg")]  # after one step: a tenth of the gradient
+    assert len(gradients) > 50
+    for name in gradients:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-6 * float(one[name].abs().max() + 1e-3))
 
 
 def test_sharded_over_two_processes_it_saves_resumes_and_gathers_the_same_weights(
     paths: dict[str, Path], tmp_path: Path
 ) -> None:
-    settings = {"batch_size": 1, "ema": 0.9, "sharding": "fsdp2"}
+    settings = {"batch_size": 1, "ema": 0.9, "sharding": "fsdp2", "heldout_every": 1, "accumulation": 2}
     run(flags_of(paths, tmp_path / "plain", steps=4, **{**settings, "sharding": "none"}), processes=2)
     run(flags_of(paths, tmp_path / "sharded", steps=2, **settings), processes=2)
     assert len(list(newest_checkpoint(tmp_path / "sharded").glob("*.safetensors"))) == 2
     assert "step 2" in run(flags_of(paths, tmp_path / "sharded", steps=4, **settings), processes=2)
+    for step, loss in losses(tmp_path / "plain").items():
+        assert losses(tmp_path / "sharded")[step] == pytest.approx(loss, rel=1e-4)
     for average in (False, True):
         plain, sharded = (
             gather_weights(newest_checkpoint(tmp_path / name), average=average) for name in ("plain", "sharded")
@@ -138,6 +143,38 @@ def test_a_lora_run_trains_saves_resumes_and_exports(paths: dict[str, Path], tmp
     lora = load_file(target)
     assert lora["diffusion_model.patch_embedding.reshape_weight"].tolist() == [128, 33, 1, 2, 2]
     assert float(lora["diffusion_model.patch_embedding.lora_up.weight"][:, 64:].abs().max()) > 0
+    assert main(flags_of(paths, tmp_path / "on", **settings, steps=1, lora=target)) == 0
+    assert losses(tmp_path / "on")[1] != losses(tmp_path / "whole")[1]
+
+
+def test_another_batch_size_goes_on_after_as_many_samples(
+    paths: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(flags_of(paths, tmp_path / "run", steps=4)) == 0
+    assert main(flags_of(paths, tmp_path / "run", steps=6, batch_size=2)) == 0
+    assert "joint_batch changed: the data goes on after 4 samples" in capsys.readouterr().out
+    facts = json.loads((newest_checkpoint(tmp_path / "run") / "state.json").read_text())
+    assert (facts["step"], facts["samples"]) == (6, 8)
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_deepspeed_trains_resumes_and_exports_as_one_process_does(
+    paths: dict[str, Path], tmp_path: Path, stage: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("deepspeed")
+    run(flags_of(paths, tmp_path / "plain", steps=4))
+    monkeypatch.setattr(training_runs, "USE_CPU", {})
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", str(stage))
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    for steps in (2, 4):
+        run(flags_of(paths, tmp_path / "run", steps=steps), launched=True)
+    assert (newest_checkpoint(tmp_path / "run") / "deepspeed").is_dir()
+    for step, loss in losses(tmp_path / "plain").items():
+        assert losses(tmp_path / "run")[step] == pytest.approx(loss, rel=1e-4)
+    plain, other = (gather_weights(newest_checkpoint(tmp_path / name)) for name in ("plain", "run"))
+    for name, weight in plain.items():
+        torch.testing.assert_close(other[name], weight, rtol=0, atol=2e-4)
 
 
 def test_it_shows_held_out_losses_and_sample_panoramas(paths: dict[str, Path], tmp_path: Path) -> None:
@@ -193,6 +230,8 @@ def test_bad_input_is_refused_before_anything_is_trained(
         ({"vae": other_vae}, ["asked for", "cache"]),
         ({"schedule": "perspective"}, ["Perspective blocks"]),
         ({"seed": 5, "ema": 0.9, "output": whole}, ["seed"]),
+        ({"ema": 0, "output": whole}, ["with ema True, this run has False"]),
+        ({"lerning_rate": 1}, ["did you mean"]),
         ({"cache": tmp_path}, ["is not a cache"]),
         ({"model": paths["vae"]}, ["Wan2.1"]),
         ({"sharding": "fsdp2"}, ["one process"]),

@@ -2,6 +2,9 @@
 
 import argparse
 import json
+import subprocess
+import sys
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from viewpoint_core.training.memory import ModelSize, step_memory
 from viewpoint_core.training.plan import batches_from, derive_seed, epoch_batches, generator_for, lr_at
 
 PATHS = {"model": "m", "vae": "v", "cache": "c", "output": "o"}
+REPO = Path(__file__).parents[1]
 BUCKETS = {(13, 32, 32): list(range(7)), (1, 32, 32): [7, 8, 9]}
 
 
@@ -83,6 +87,13 @@ def test_a_bad_file_is_refused_in_plain_words(tmp_path: Path, text: str, words: 
         (["--ema", "1"], "ema is 1.0"),
         (["--base-dtype", "bf16"], "full mode"),
         (["--preset", "huge"], "no preset 'huge'"),
+        (["--faces", "FX"], "faces is 'FX'"),
+        (["--lr", "nan"], "lr is nan"),
+        (["--warmup", "-1"], "warmup is -1"),
+        (["--sample-steps", "0"], "sample_steps is 0"),
+        (["--mode", "lora", "--base-dtype", "bf16", "--precision", "fp32"], "needs precision bf16"),
+        (["--optimizer", "adamw8bit", "--sharding", "fsdp2"], "does not shard"),
+        (["--lora", "x.safetensors"], "the mode is full"),
     ],
 )
 def test_settings_that_make_no_training_are_refused(flags: list[str], words: str) -> None:
@@ -168,7 +179,7 @@ def trained(seed: int = 0, steps: int = 2) -> tuple[nn.Module, torch.optim.Optim
 
 def save(output: Path, step: int, parts: tuple, keep: int = 2) -> Path:
     tensors, _ = state.collect_tensors(*parts)
-    return state.save_state(output, tensors, {"mode": "full"}, step=step, keep=keep)
+    return state.save_state(output, partial(state.write_tensors, tensors), {"mode": "full"}, step=step, keep=keep)
 
 
 def test_a_loaded_checkpoint_is_what_was_saved_and_trains_on_alike(tmp_path: Path) -> None:
@@ -197,25 +208,33 @@ def test_only_the_newest_checkpoints_stay(tmp_path: Path) -> None:
     assert state.newest_checkpoint(tmp_path) == tmp_path / "checkpoints" / "step_00000003"
 
 
-def test_a_checkpoint_that_could_not_be_written_leaves_the_last_good_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    parts = trained()
-    good = save(tmp_path, 1, parts)
+WRITE_ON_A_FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from tests.test_training_parts import save, trained
 
-    def full_disk(*arguments: Any) -> None:
-        raise OSError(28, "No space left on device")
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+output, parts = Path(sys.argv[1]), trained()
+save(output, 1, parts)
+(output / "checkpoints" / ".step_00000009.partial").mkdir()
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
+save(output, 2, parts)
+"""
 
-    monkeypatch.setattr(state, "publish", full_disk)
-    with pytest.raises(OSError, match="No space"):
-        save(tmp_path, 2, parts)
-    assert state.checkpoints(tmp_path) == [good]
+
+@pytest.mark.parametrize("limit", [0, 100, 3000])
+def test_a_disk_that_is_full_leaves_the_last_good_checkpoint(tmp_path: Path, limit: int) -> None:
+    command = [sys.executable, "-c", WRITE_ON_A_FULL_DISK, str(tmp_path), str(limit)]
+    result = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=100)
+    assert "OSError" in result.stderr.splitlines()[-1], result.stderr
+    assert "File too large" in result.stderr
     assert [entry.name for entry in (tmp_path / "checkpoints").iterdir()] == ["step_00000001"]
+    assert state.gather_weights(state.newest_checkpoint(tmp_path)).keys() == trained()[0].state_dict().keys()
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     folder = save(tmp_path, 7, trained())
-    assert state.check_facts(folder, {"mode": "full"}) == 7
+    assert state.check_facts(folder, {"mode": "full"})["step"] == 7
     with pytest.raises(ValueError, match="mode 'full', this run has 'lora'"):
         state.check_facts(folder, {"mode": "lora"})
 

@@ -21,6 +21,7 @@ REPO = Path(__file__).parents[1]
 ERP = REPO / "workflows" / "assets" / "sample_erp.png"
 WIDTH, HEIGHT, LENGTH, MAP = 128, 64, 5, 64
 TEXT_DIM = 4096
+USE_CPU = {"ACCELERATE_USE_CPU": "true"}
 
 
 def write_turning_panorama(folder: Path, start: int, frames: int = LENGTH) -> Path:
@@ -80,15 +81,15 @@ def environment() -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": str(REPO),
         "OMP_NUM_THREADS": "1",
-        "ACCELERATE_USE_CPU": "true",
+        **USE_CPU,
         "CUDA_VISIBLE_DEVICES": "",
     }
 
 
-def start(flags: list[str], processes: int = 1) -> subprocess.Popen:
+def start(flags: list[str], processes: int = 1, launched: bool = False) -> subprocess.Popen:
     """The trainer in processes of its own."""
     launcher = [sys.executable]
-    if processes > 1:
+    if processes > 1 or launched:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -99,9 +100,9 @@ def start(flags: list[str], processes: int = 1) -> subprocess.Popen:
     )
 
 
-def run(flags: list[str], processes: int = 1, code: int = 0) -> str:
-    """The trainer in processes of its own, to its end; what it said."""
-    process = start(flags, processes)
+def run(flags: list[str], processes: int = 1, code: int = 0, launched: bool = False) -> str:
+    """The trainer in processes of its own, to its end; what it said. launched: by the launcher, even if it is one."""
+    process = start(flags, processes, launched)
     out, errors = process.communicate(timeout=300)
     assert process.returncode == code, errors[-3000:]
     return out + errors

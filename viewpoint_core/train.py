@@ -1,39 +1,69 @@
 """Train a ViewPoint model on a cache: python -m viewpoint_core.train --config FILE, or under accelerate launch."""
 
 import argparse
+import hashlib
 import json
+import math
 import signal
 import sys
 import time
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import set_seed
 from diffusers import AutoencoderKLWan
+from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
-from .checkpoint import METADATA_BLOCKS, PATCH_EMBEDDING, read_checkpoint
-from .training.cache import CachedClips
-from .training.config import PRESETS, TrainingConfig, add_flags, read_config
+from .checkpoint import METADATA_BLOCKS
+from .training.cache import PLAN, CachedClips
+from .training.config import PRESETS, TrainingConfig, add_flags, check_keys, read_config
+from .training.dry_run import estimate
 from .training.ema import averaged_weights, start_ema, trained_parameters, update_ema
 from .training.fingerprint import check_fingerprint, vae_fingerprint
-from .training.loop import BadLossError, Batch, batch_losses, batches, check_loss, draw, joint_mean, make_optimizer
-from .training.lora import add_lora, patch_rank
-from .training.memory import ModelSize, step_memory
-from .training.parallel import distribute, gradients_shared
+from .training.loop import (
+    BadLossError,
+    Batch,
+    batch_losses,
+    batches,
+    check_gradient,
+    check_loss,
+    draw,
+    joint_mean,
+    make_optimizer,
+)
+from .training.lora import add_lora, load_comfy_lora
+from .training.manifest import replace_text
+from .training.parallel import (
+    distribute,
+    gradients_shared,
+    load_deepspeed,
+    prepare_deepspeed,
+    uses_deepspeed,
+    write_deepspeed,
+)
 from .training.plan import derive_seed, lr_at
-from .training.state import check_facts, collect_tensors, load_state, newest_checkpoint, save_state
-from .training.wan import empty_transformer, prepare_transformer, set_blocks, transformer_config, transformer_source
+from .training.state import (
+    MODEL,
+    check_facts,
+    collect_tensors,
+    load_state,
+    newest_checkpoint,
+    save_state,
+    write_tensors,
+)
+from .training.wan import prepare_transformer, set_blocks
 from .training.wan_vae import load_vae
 from .training.watch import heldout_losses, sample_clips, sample_map, write_sample
-from .wan_attention import format_schedule, perspective_blocks
+from .wan_attention import format_schedule
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit": 2}
 CONFIG_FILE, LOG_FOLDER = "config.json", "tensorboard"
 
 
@@ -51,7 +81,9 @@ class Run:
     heldout: CachedClips
     empty_text: Tensor
     facts: dict[str, Any]
+    position: dict[str, Any]
     step: int = 0
+    samples: int = 0
     stop: bool = False
     log: Any = None
     losses: list[float] = field(default_factory=list)
@@ -67,7 +99,15 @@ def model_facts(model: nn.Module, config: TrainingConfig) -> dict[str, Any]:
     shape = {name: model.config[name] for name in ("in_channels", "num_layers", "num_attention_heads", "ffn_dim")}
     lora = {"lora_rank": config.lora_rank, "lora_alpha": config.lora_alpha} if config.mode == "lora" else {}
     blocks = {METADATA_BLOCKS: format_schedule(set_blocks(model))}
-    return {"mode": config.mode, **shape, **lora, **blocks, "seed": config.seed}
+    kept = {"optimizer": config.optimizer, "ema": config.ema > 0, "seed": config.seed}
+    return {"mode": config.mode, **shape, **lora, **blocks, **kept}
+
+
+def data_facts(config: TrainingConfig, accelerator: Accelerator) -> dict[str, Any]:
+    """What may change from one start to the next; where it did, the data goes on after as many samples, not exactly."""
+    clips = hashlib.sha256((Path(config.cache) / PLAN).read_bytes()).hexdigest()[:16]
+    joint = config.batch_size * accelerator.num_processes
+    return {"joint_batch": joint, "accumulation": config.accumulation, "clips": clips}
 
 
 def prepare_model(config: TrainingConfig) -> nn.Module:
@@ -75,6 +115,8 @@ def prepare_model(config: TrainingConfig) -> nn.Module:
     model = prepare_transformer(Path(config.model), config.schedule, dtype=DTYPES[config.base_dtype])
     if config.mode == "lora":
         add_lora(model, config.lora_rank, config.lora_alpha)
+        if config.lora:
+            load_comfy_lora(model, load_file(config.lora))
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     return model.train()
@@ -90,12 +132,29 @@ def start_run(config: TrainingConfig) -> Run:
     model = prepare_model(config)
     facts = model_facts(model, config)
     vae = load_vae(Path(config.vae), dtype=DTYPES[config.vae_dtype]).to(accelerator.device)
-    model = distribute(model, accelerator, config.sharding)
-    optimizer = make_optimizer(list(trained_parameters(model).values()), config)
+    model, optimizer = distribute_all(model, accelerator, config)
     average = start_ema(model) if config.ema else None
-    run = Run(config, accelerator, model, vae, optimizer, average, train, heldout, empty_text, facts)
+    position = data_facts(config, accelerator)
+    run = Run(config, accelerator, model, vae, optimizer, average, train, heldout, empty_text, facts, position)
     resume(run)
+    if not len(heldout) and (config.heldout_every or config.sample_every):
+        accelerator.print(f"{config.cache} holds no held-out clips: no held-out losses and no samples")
     return run
+
+
+def distribute_all(
+    model: nn.Module, accelerator: Accelerator, config: TrainingConfig
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """The model over all processes and the optimiser of what trains."""
+    if not uses_deepspeed(accelerator):
+        model = distribute(model, accelerator, config.sharding)
+        return model, make_optimizer(list(trained_parameters(model).values()), config)
+    if config.ema or config.sharding != "none":
+        raise ValueError("under DeepSpeed, ema is 0 and sharding is none: it shards by its own stages")
+    optimizer = make_optimizer(list(trained_parameters(model).values()), config)
+    return prepare_deepspeed(
+        model, optimizer, accelerator, batch=config.batch_size, accumulation=config.accumulation, clip=config.clip
+    )
 
 
 def resume(run: Run) -> None:
@@ -103,15 +162,33 @@ def resume(run: Run) -> None:
     found = newest_checkpoint(run.output)
     if found is None:
         return
-    run.step = check_facts(found, run.facts)
-    load_state(found, run.model, run.optimizer, run.average)
+    stored = check_facts(found, run.facts)
+    run.step, run.samples = stored["step"], stored["samples"]
+    changed = [name for name, value in run.position.items() if stored.get(name) != value]
+    if changed:
+        run.accelerator.print(f"{', '.join(changed)} changed: the data goes on after {run.samples} samples")
+    if uses_deepspeed(run.accelerator):
+        load_deepspeed(run.model, found)
+    else:
+        load_state(found, run.model, run.optimizer, run.average)
     run.accelerator.print(f"Going on from {found}, step {run.step}")
 
 
 def save(run: Run) -> Path:
     """Write a checkpoint of the run as it stands."""
-    tensors, _ = collect_tensors(run.model, run.optimizer, run.average)
-    return save_state(run.output, tensors, run.facts, step=run.step, keep=run.config.keep)
+    if uses_deepspeed(run.accelerator):
+        write = partial(write_deepspeed, run.model, run.accelerator, MODEL)
+    else:
+        write = partial(write_tensors, collect_tensors(run.model, run.optimizer, run.average)[0])
+    facts = {**run.facts, **run.position, "samples": run.samples}
+    return save_state(run.output, write, facts, step=run.step, keep=run.config.keep)
+
+
+def compute_dtype(run: Run) -> torch.autocast:
+    """Autocast to bf16, where asked for; accelerate's own leaves DeepSpeed out. Sharded weights are not kept as copies:
+    they would add up to a whole model."""
+    kind, bf16 = run.accelerator.device.type, run.config.precision == "bf16"
+    return torch.autocast(kind, torch.bfloat16, enabled=bf16, cache_enabled=run.config.sharding == "none")
 
 
 def train_step(run: Run, parts: list[Batch]) -> float:
@@ -119,25 +196,36 @@ def train_step(run: Run, parts: list[Batch]) -> float:
     config, accelerator = run.config, run.accelerator
     torch.manual_seed(derive_seed(config.seed, "step", run.step, accelerator.process_index))
     total = torch.zeros((), device=accelerator.device)
+    for group in run.optimizer.param_groups:
+        group["lr"] = lr_at(run.step, lr=config.lr, warmup=config.warmup, steps=config.steps, decay=config.decay)
     for number, batch in enumerate(parts):
         last = number == len(parts) - 1
-        with gradients_shared(run.model, last), accelerator.autocast():
+        with gradients_shared(run.model, last), compute_dtype(run):
             draws = draw(batch, config, accelerator.num_processes)
             loss = batch_losses(run.model, run.vae, batch, draws, run.empty_text, accelerator.device).mean()
             joint = joint_mean(loss, accelerator)
             check_loss(joint, batch, run.step)
-            (loss / len(parts)).backward()
+            backward(run, loss, len(parts))
         total += joint / len(parts)
-    if config.clip:
-        torch.nn.utils.clip_grad_norm_(list(trained_parameters(run.model).values()), config.clip)
-    for group in run.optimizer.param_groups:
-        group["lr"] = lr_at(run.step, lr=config.lr, warmup=config.warmup, steps=config.steps, decay=config.decay)
-    run.optimizer.step()
-    run.optimizer.zero_grad(set_to_none=True)
+    if not uses_deepspeed(accelerator):
+        norm = clip_grad_norm_(list(trained_parameters(run.model).values()), config.clip or math.inf)
+        check_gradient(norm, parts, run.step)
+        run.optimizer.step()
+        run.optimizer.zero_grad(set_to_none=True)
     run.step += 1
+    run.samples += len(parts) * run.position["joint_batch"]
     if run.average is not None:
         update_ema(run.average, run.model, config.ema, run.step)
     return float(total)
+
+
+def backward(run: Run, loss: Tensor, parts: int) -> None:
+    """Add a batch's part of the step's gradient; DeepSpeed's engine divides by itself, and steps with the last part."""
+    if uses_deepspeed(run.accelerator):
+        run.model.backward(loss)
+        run.model.step()
+    else:
+        (loss / parts).backward()
 
 
 def log_numbers(run: Run, numbers: dict[str, float]) -> None:
@@ -162,7 +250,7 @@ def watch(run: Run) -> None:
         return
     device, seed = run.accelerator.device, run.step
     run.model.eval()
-    with averaged_weights(run.model, run.average), run.accelerator.autocast():
+    with averaged_weights(run.model, run.average), compute_dtype(run):
         if due[0]:
             losses = heldout_losses(run.model, run.vae, run.heldout, config, device)
             log_numbers(run, {f"heldout/sigma_{sigma:.2f}": loss for sigma, loss in losses.items()})
@@ -185,7 +273,7 @@ def wants_to_stop(run: Run) -> bool:
 def train(run: Run) -> None:
     """Train to the last step, or until asked to stop; a checkpoint is written either way."""
     config, accelerator = run.config, run.accelerator
-    first = run.step * config.accumulation
+    first = run.samples // run.position["joint_batch"]
     stream = batches(
         run.train, run.train.buckets(), config, first, accelerator.process_index, accelerator.num_processes
     )
@@ -199,7 +287,9 @@ def train(run: Run) -> None:
         bar.set_postfix(loss=f"{loss:.4f}", lr=f"{lr:.1e}")
         bar.update()
         if run.step % config.log_every == 0:
-            log_numbers(run, {"loss": loss, "lr": lr, "steps_per_second": 1 / (time.monotonic() - start)})
+            mean = sum(run.losses) / len(run.losses)
+            log_numbers(run, {"loss": mean, "lr": lr, "steps_per_second": 1 / (time.monotonic() - start)})
+            run.losses.clear()
         watch(run)
         if run.step % config.save_every == 0:
             saved = run.step
@@ -209,60 +299,9 @@ def train(run: Run) -> None:
     bar.close()
 
 
-def estimate(config: TrainingConfig) -> dict[str, Any]:
-    """What would be trained, and what it needs, from the headers of the files alone."""
-    source = transformer_source(Path(config.model))
-    stored, _ = read_checkpoint(source)
-    shape = transformer_config(stored, source)
-    shape["in_channels"] = 2 * shape["out_channels"] + 1
-    blocks = perspective_blocks(config.schedule, shape["num_layers"])
-    model = empty_transformer(shape)
-    parameters = sum(weight.numel() for weight in model.parameters())
-    trained = parameters if config.mode == "full" else lora_parameters(model, config.lora_rank)
-    clips = CachedClips(Path(config.cache), split="train")
-    buckets = clips.buckets()
-    if not buckets:
-        raise ValueError(f"{config.cache} holds no training clips; run python -m viewpoint_core.encode first")
-    t, h, w = max(buckets, key=lambda size: size[0] * size[1] * size[2])
-    dim = shape["num_attention_heads"] * shape["attention_head_dim"]
-    size = ModelSize(parameters, trained, dim, shape["ffn_dim"], shape["num_layers"], t * h * w // 4)
-    memory = step_memory(
-        size,
-        batch=config.batch_size,
-        base_bytes=4 if config.base_dtype == "fp32" else 2,
-        optimizer_bytes=OPTIMIZER_BYTES[config.optimizer],
-        ema=config.ema > 0,
-        autocast=config.precision == "bf16",
-        checkpointing=config.gradient_checkpointing,
-        shards=int(Accelerator().num_processes) if config.sharding == "fsdp2" else 1,
-    )
-    return {
-        "model": shape,
-        "widened": f"{stored[PATCH_EMBEDDING].shape[1]} -> {shape['in_channels']} channels",
-        "perspective blocks": format_schedule(blocks),
-        "parameters": parameters,
-        "trained": trained,
-        "clips": {" x ".join(map(str, key)): len(items) for key, items in buckets.items()},
-        "tokens": size.tokens,
-        "GiB a process, without the VAE": {name: round(value, 2) for name, value in memory.items()},
-    }
-
-
-def lora_parameters(model: nn.Module, rank: int) -> int:
-    """Parameters of a LoRA of this rank on attention and feed-forward linears, and of the patch embedding's change."""
-    linears = [
-        module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.startswith("blocks.") and (".attn" in name or ".ffn" in name)
-    ]
-    return sum(rank * (m.in_features + m.out_features) for m in linears) + (
-        patch_rank(model) * model.patch_embedding.out_channels
-    )
-
-
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m viewpoint_core.train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m viewpoint_core.train", description=__doc__, allow_abbrev=False)
     presets = ", ".join(sorted(file.stem for file in PRESETS.glob("*.yaml")))
     parser.add_argument("--config", help="flat YAML file of the keys below")
     parser.add_argument("--preset", help=f"settings to start from: {presets}")
@@ -270,14 +309,17 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--dry-run", action="store_true", help="print the model, what trains, and the memory; no training"
     )
     add_flags(parser)
-    return parser.parse_args(arguments)
+    options, unknown = parser.parse_known_args(arguments)
+    check_keys({flag.lstrip("-").partition("=")[0].replace("-", "_"): "" for flag in unknown}, "the command line")
+    return options
 
 
 def ask_to_stop_on_signals(run: Run) -> None:
-    """SIGINT and SIGTERM end the run after the step at hand, with a checkpoint."""
+    """SIGINT and SIGTERM end the run after the step at hand, with a checkpoint; a second one ends it at once."""
 
     def stop(number: int, frame: Any) -> None:
         run.stop = True
+        signal.signal(number, signal.SIG_DFL)
 
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, stop)
@@ -287,7 +329,7 @@ def write_config(run: Run) -> None:
     """Keep the settings beside the results."""
     if run.accelerator.is_main_process:
         run.output.mkdir(parents=True, exist_ok=True)
-        (run.output / CONFIG_FILE).write_text(json.dumps(asdict(run.config), indent=1), encoding="utf-8")
+        replace_text(run.output / CONFIG_FILE, json.dumps(asdict(run.config), indent=1))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -296,7 +338,7 @@ def main(arguments: list[str] | None = None) -> int:
         options = parse(arguments)
         config = read_config(options)
         if options.dry_run:
-            print(json.dumps(estimate(config), indent=1))
+            PartialState().print(json.dumps(estimate(config), indent=1))
             return 0
         run = start_run(config)
         write_config(run)
@@ -308,9 +350,8 @@ def main(arguments: list[str] | None = None) -> int:
     except BadLossError as error:
         print(f"train: {error}", file=sys.stderr)
         return 3
-    finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+    if torch.distributed.is_initialized():  # not after an error: the others may be waiting in a collective
+        torch.distributed.destroy_process_group()
     run.accelerator.print(f"Step {run.step}; checkpoints in {run.output / 'checkpoints'}")
     return 0
 

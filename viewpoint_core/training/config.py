@@ -2,12 +2,15 @@
 
 import argparse
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from ..views import FACES
 
 PRESETS = Path(__file__).parent / "presets"
 REQUIRED = ("model", "vae", "cache", "output")
@@ -31,6 +34,7 @@ class TrainingConfig:
     )
     schedule: str = setting("alternating", "Perspective blocks: alternating, pano, perspective, or 1,3,8-11")
     lora_rank: int = setting(64, "rank of the LoRA")
+    lora: str = setting("", "ComfyUI LoRA, as export wrote it, to start from in lora mode")
     lora_alpha: float = setting(64.0, "the LoRA's change is scaled by alpha / rank")
     base_dtype: str = setting(
         "fp32", "dtype of frozen weights in lora mode; a full fine-tune keeps fp32", "fp32", "bf16"
@@ -138,14 +142,26 @@ def check_values(config: TrainingConfig) -> None:
         if not getattr(config, name):
             raise ValueError(f"{name} is missing: {FIELDS[name].metadata['help']}")
     positive = ("lora_rank", "steps", "batch_size", "accumulation", "lr", "shift", "log_every", "save_every", "keep")
+    positive += ("heldout_clips", "heldout_levels", "sample_steps", "sample_clips")
     for name in positive:
-        if getattr(config, name) <= 0:
+        if not 0 < getattr(config, name) < math.inf:
             raise ValueError(f"{name} is {getattr(config, name)}; expected a positive number")
+    for name in ("warmup", "workers", "clip", "weight_decay", "heldout_every", "sample_every"):
+        if not getattr(config, name) >= 0:
+            raise ValueError(f"{name} is {getattr(config, name)}; expected 0 or more")
+    if not config.faces or set(config.faces) - set(FACES):
+        raise ValueError(f"faces is {config.faces!r}; expected some of {''.join(FACES)}")
     for name in ("caption_dropout", "condition_dropout"):
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"{name} is {getattr(config, name)}; expected a part between 0 and 1")
     if not 0 <= config.ema < 1:
         raise ValueError(f"ema is {config.ema}; expected a decay in [0, 1)")
+    if config.optimizer == "adamw8bit" and config.sharding == "fsdp2":
+        raise ValueError("optimizer adamw8bit does not shard; with sharding fsdp2 take adamw")
+    if config.base_dtype == "bf16" and config.precision != "bf16":
+        raise ValueError("base_dtype bf16 needs precision bf16, which casts what meets the frozen weights")
+    if config.lora and config.mode != "lora":
+        raise ValueError("lora is a file to start from in lora mode; the mode is full")
     if config.mode == "full" and config.base_dtype != "fp32":
         raise ValueError("base_dtype is bf16 in full mode; only the frozen weights of lora mode may be bf16")
 

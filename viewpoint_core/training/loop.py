@@ -107,6 +107,16 @@ def check_loss(loss: Tensor, batch: Batch, step: int) -> None:
         )
 
 
+def check_gradient(norm: Tensor, parts: Sequence[Batch], step: int) -> None:
+    """Raise BadLossError, naming the batches, unless the joint gradient is finite: it would ruin the weights."""
+    if not bool(torch.isfinite(norm)):
+        keys = ", ".join(key for batch in parts for key in batch.keys)
+        raise BadLossError(
+            f"the gradient's norm is {float(norm)} at step {step}; this process's clips were {keys}. The last "
+            "checkpoint is as it was; try a lower learning rate, or leave these clips out"
+        )
+
+
 def make_optimizer(parameters: list[nn.Parameter], config: TrainingConfig) -> torch.optim.Optimizer:
     """AdamW over what trains. Raises ValueError where bitsandbytes is asked for and absent."""
     betas = (config.beta1, config.beta2)

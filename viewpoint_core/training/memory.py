@@ -34,17 +34,19 @@ def step_memory(
     block its inside: about 14 widths and 3 feed-forward widths a token; without, all blocks keep theirs.
     """
     width = 2 if autocast else 4
-    frozen = size.parameters - size.trained
+    frozen = 0 if size.trained == size.parameters else size.parameters
     inside = size.tokens * (14 * size.dim + 3 * size.ffn_dim) * width
-    kept = size.tokens * size.dim * 4 * size.blocks
+    kept = size.tokens * size.dim * width * size.blocks
     activations = batch * (kept + inside if checkpointing else inside * size.blocks)
+    copies = size.trained * 2 * autocast
+    if shards > 1:  # not kept: one gathered block and the next, in fp32, and the copy in use
+        copies = (2 * 4 + 2) * size.parameters / size.blocks
     parts = {
         "weights": (frozen * base_bytes + size.trained * 4) / shards,
         "gradients": size.trained * 4 / shards,
         "optimiser": size.trained * optimizer_bytes / shards,
         "average": size.trained * 4 * ema / shards,
-        "autocast copies": (size.parameters * 2 if autocast and base_bytes == 4 else 0)
-        / (size.blocks if shards > 1 else 1),
+        "autocast copies": copies,
         "activations": activations,
     }
     parts = {name: value / GIB for name, value in parts.items()}

@@ -1,14 +1,19 @@
-"""Processes and devices: accelerate starts them; DDP and DeepSpeed are accelerate's, FSDP2 is torch's own."""
+"""Processes and devices: accelerate starts them and prepares DeepSpeed; DDP and FSDP2 are torch's own."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from accelerate.utils import DistributedType
+from safetensors.torch import save_file
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
+
+ENGINE = "deepspeed"
 
 
 def shard_model(model: nn.Module, device: torch.device, processes: int) -> nn.Module:
@@ -19,39 +24,78 @@ def shard_model(model: nn.Module, device: torch.device, processes: int) -> nn.Mo
     mesh = init_device_mesh(device.type, (processes,))
     for block in model.blocks:
         fully_shard(block, mesh=mesh)
-    return fully_shard(model, mesh=mesh)
+    return fully_shard(model, mesh=mesh, reshard_after_forward=True)  # also after a forward pass without a backward
+
+
+def uses_deepspeed(accelerator: Accelerator) -> bool:
+    """Whether `accelerate launch --use_deepspeed` started this process."""
+    return accelerator.distributed_type == DistributedType.DEEPSPEED
+
+
+def prepare_deepspeed(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    accelerator: Accelerator,
+    *,
+    batch: int,
+    accumulation: int,
+    clip: float,
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Model and optimiser in DeepSpeed's engine, which then accumulates, clips and steps itself."""
+    wanted = {
+        "train_micro_batch_size_per_gpu": batch,
+        "gradient_accumulation_steps": accumulation,
+        "gradient_clipping": clip,
+    }
+    stages = accelerator.state.deepspeed_plugin.deepspeed_config.setdefault("zero_optimization", {})
+    stages["stage3_gather_16bit_weights_on_model_save"] = True  # exports read whole weights
+    accelerator.state.deepspeed_plugin.deepspeed_config |= wanted
+    return accelerator.prepare(model, optimizer)
 
 
 def distribute(model: nn.Module, accelerator: Accelerator, sharding: str) -> nn.Module:
     """The model on its device, sharded or replicated where there are several processes."""
-    model.to(accelerator.device)
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.MEGATRON_LM):
+        raise ValueError(
+            f"accelerate launch asks for {accelerator.distributed_type.value}; launch with --multi_gpu instead, and "
+            "set sharding to fsdp2"
+        )
     if sharding == "fsdp2":
         if accelerator.num_processes == 1:
             raise ValueError("sharding is fsdp2 but there is one process; start several with accelerate launch")
         return shard_model(model, accelerator.device, accelerator.num_processes)
+    model.to(accelerator.device)
     if accelerator.num_processes > 1:
         devices = [accelerator.device.index] if accelerator.device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=devices)
+        return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
     return model
 
 
-def unwrap(model: nn.Module) -> nn.Module:
-    """The transformer inside DDP; FSDP2 wraps nothing."""
-    return model.module if isinstance(model, DistributedDataParallel) else model
+def write_deepspeed(engine: nn.Module, accelerator: Accelerator, prefix: str, folder: Path) -> None:
+    """DeepSpeed's own checkpoint, and beside it the trained weights as safetensors, which exports read."""
+    engine.save_checkpoint(str(folder), tag=ENGINE)
+    trained = {name.removeprefix("module.") for name, weight in engine.named_parameters() if weight.requires_grad}
+    weights = accelerator.get_state_dict(engine)
+    if accelerator.is_main_process:
+        named = {
+            prefix + name: weight.detach().cpu().contiguous() for name, weight in weights.items() if name in trained
+        }
+        save_file(named, folder / "weights.safetensors")
+
+
+def load_deepspeed(engine: nn.Module, folder: Path) -> None:
+    """Go on from DeepSpeed's own checkpoint. Raises ValueError where the folder holds none."""
+    if not (folder / ENGINE).is_dir():
+        raise ValueError(f"{folder} was not written under DeepSpeed; go on with the launcher that it was trained with")
+    engine.load_checkpoint(str(folder), tag=ENGINE)
 
 
 @contextmanager
 def gradients_shared(model: nn.Module, last: bool) -> Iterator[None]:
-    """Exchange gradients between processes only in the last batch of a step."""
+    """Under DDP, exchange gradients between processes only in the last batch of a step. Under FSDP2 every batch does:
+    unshared gradients would be whole ones."""
     if isinstance(model, DistributedDataParallel) and not last:
         with model.no_sync():
             yield
-        return
-    if hasattr(model, "set_requires_gradient_sync"):
-        model.set_requires_gradient_sync(last)
-    yield
-
-
-def full_value(tensor: Tensor) -> Tensor:
-    """A tensor, gathered if it is sharded."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    else:
+        yield

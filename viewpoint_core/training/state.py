@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -21,7 +22,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-FACTS = "state.json"
+FACTS, PARTIAL = "state.json", ".partial"
 MODEL, OPTIMIZER, AVERAGE = "model.", "optimizer.", "ema."
 OPTIONS = StateDictOptions(flatten_optimizer_state_dict=True, ignore_frozen_params=True, strict=False)
 
@@ -43,9 +44,10 @@ def collect_tensors(
     """All that a run remembers, by name, and the optimiser's settings, which are no tensors."""
     optimizer_state = get_optimizer_state_dict(model, optimizer, options=OPTIONS)
     tensors = {MODEL + name: value for name, value in get_model_state_dict(model, options=OPTIONS).items()}
-    tensors |= {OPTIMIZER + name: value for name, value in optimizer_state.items() if isinstance(value, Tensor)}
+    state = {name: value for name, value in optimizer_state.items() if name.startswith("state.")}
+    tensors |= {OPTIMIZER + name: torch.as_tensor(value) for name, value in state.items()}
     tensors |= {AVERAGE + name: value for name, value in (average or {}).items()}
-    settings = {name: value for name, value in optimizer_state.items() if not isinstance(value, Tensor)}
+    settings = {name: value for name, value in optimizer_state.items() if not name.startswith("state.")}
     return tensors, settings
 
 
@@ -53,7 +55,25 @@ def quietly(call: Any, *arguments: Any, **options: Any) -> None:
     """Run one of torch's checkpoint calls without its warning that there is one process only."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.distributed is disabled.*")
-        call(*arguments, no_dist=not dist.is_initialized(), **options)
+        try:
+            call(*arguments, no_dist=not dist.is_initialized(), **options)
+        except CheckpointException as error:  # a BaseException
+            first = next(iter(error.failures.values()))[0]
+            raise OSError(f"a checkpoint could not be written or read: {first}") from error
+
+
+def by_main(call: Callable[[], None]) -> None:
+    """Let the main process do something; if it fails there, every process raises the same OSError."""
+    problem: list[str | None] = [None]
+    if is_main():
+        try:
+            call()
+        except OSError as error:
+            problem = [str(error)]
+    if dist.is_initialized():
+        dist.broadcast_object_list(problem)
+    if problem[0] is not None:
+        raise OSError(problem[0])
 
 
 def step_of(folder: Path) -> int:
@@ -72,42 +92,56 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def save_state(output: Path, tensors: Mapping[str, Tensor], facts: dict[str, Any], *, step: int, keep: int) -> Path:
-    """Write a checkpoint under a temporary name, rename it when whole, then drop all but the newest `keep`.
+def write_tensors(tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Write tensors to a folder, each process its part of those that are sharded."""
+    quietly(dcp.save, dict(tensors), storage_writer=HuggingFaceStorageWriter(path=str(folder), save_distributed=True))
+
+
+def save_state(output: Path, write: Callable[[Path], None], facts: dict[str, Any], *, step: int, keep: int) -> Path:
+    """Have `write` fill a folder under a temporary name, rename it when whole, then drop all but the newest `keep`.
 
     Every process calls it. If it fails (a full disk), the half checkpoint is removed and the older ones stay.
     """
     target = output / "checkpoints" / f"step_{step:08}"
-    partial = target.with_name(f".{target.name}.partial")
-    if is_main():
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    wait_for_all()
+    partial = target.with_name(f".{target.name}{PARTIAL}")
+    by_main(lambda: start_partial(partial))
     try:
-        writer = HuggingFaceStorageWriter(path=str(partial), save_distributed=True)
-        quietly(dcp.save, dict(tensors), storage_writer=writer)
+        write(partial)
         wait_for_all()
-        if is_main():
-            publish(partial, target, {**facts, "step": step})
+        by_main(lambda: publish(partial, target, {**facts, "step": step}))
     except BaseException:
         if is_main():
             shutil.rmtree(partial, ignore_errors=True)
         raise
-    if is_main():
-        for old in checkpoints(output)[:-keep]:
-            shutil.rmtree(old)
-    wait_for_all()
+    by_main(lambda: drop(checkpoints(output)[:-keep]))
     return target
+
+
+def drop(folders: Iterable[Path]) -> None:
+    """Remove folders."""
+    for folder in folders:
+        shutil.rmtree(folder)
+
+
+def start_partial(partial: Path) -> None:
+    """A new empty folder, and none of what killed runs have left beside it."""
+    drop(partial.parent.glob(f".step_*{PARTIAL}"))
+    partial.mkdir(parents=True)
 
 
 def publish(partial: Path, target: Path, facts: dict[str, Any]) -> None:
     """Flush a finished folder to the disk and give it its name."""
     (partial / FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
-    for file in partial.iterdir():
+    for file in filter(Path.is_file, partial.rglob("*")):
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
     shutil.rmtree(target, ignore_errors=True)
     partial.replace(target)
+    parent = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(parent)
+    finally:
+        os.close(parent)
 
 
 def read_facts(checkpoint: Path) -> dict[str, Any]:
@@ -115,8 +149,8 @@ def read_facts(checkpoint: Path) -> dict[str, Any]:
     return json.loads((checkpoint / FACTS).read_text(encoding="utf-8"))
 
 
-def check_facts(checkpoint: Path, facts: Mapping[str, Any]) -> int:
-    """The checkpoint's step. Raises ValueError where it belongs to another model, schedule or mode."""
+def check_facts(checkpoint: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says. Raises ValueError where it belongs to another model, schedule, mode or optimiser."""
     stored = read_facts(checkpoint)
     for name, value in facts.items():
         if stored.get(name) != value:
@@ -124,7 +158,7 @@ def check_facts(checkpoint: Path, facts: Mapping[str, Any]) -> int:
                 f"{checkpoint} was trained with {name} {stored.get(name)!r}, this run has {value!r}; "
                 "choose another output folder, or the settings that it was trained with"
             )
-    return int(stored["step"])
+    return stored
 
 
 def load_state(
@@ -138,7 +172,11 @@ def load_state(
         for prefix in (MODEL, OPTIMIZER, AVERAGE)
     }
     set_model_state_dict(model, part[MODEL], options=OPTIONS)
-    set_optimizer_state_dict(model, optimizer, part[OPTIMIZER] | settings, options=OPTIONS)
+    state = part[OPTIMIZER]
+    for name, value in get_optimizer_state_dict(model, optimizer, options=OPTIONS).items():
+        if name in state and not isinstance(value, Tensor):
+            state[name] = type(value)(state[name].item())  # bitsandbytes counts steps in an int
+    set_optimizer_state_dict(model, optimizer, state | settings, options=OPTIONS)
     for name, value in part[AVERAGE].items():
         average[name].copy_(value)
 
@@ -148,12 +186,16 @@ def gather_weights(checkpoint: Path, *, average: bool = False) -> dict[str, Tens
 
     Raises ValueError where the average is asked for and the run kept none.
     """
-    prefix = AVERAGE if average else MODEL
+    return gather_tensors(checkpoint, AVERAGE if average else MODEL)
+
+
+def gather_tensors(checkpoint: Path, prefix: str) -> dict[str, Tensor]:
+    """A checkpoint's tensors below a prefix (MODEL, OPTIMIZER or AVERAGE), whole, on the CPU, without the prefix."""
     reader = HuggingFaceStorageReader(path=str(checkpoint))
     stored = reader.read_metadata().state_dict_metadata
     names = [name for name in stored if name.startswith(prefix)]
     if not names:
-        raise ValueError(f"{checkpoint} holds no {'average (ema)' if average else 'weights'}")
+        raise ValueError(f"{checkpoint} holds no {'average (ema)' if prefix == AVERAGE else 'weights'}")
     tensors = {name: torch.empty(stored[name].size, dtype=stored[name].properties.dtype) for name in names}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.distributed is disabled.*")

@@ -124,20 +124,13 @@ def inflate_patch_embedding(model: WanTransformer3DModel) -> None:
     model.register_to_config(in_channels=channels)
 
 
-class RotaryOnGrid(tuple):
-    """Rotary positions (cos, sin) that also say on which token grid (t, h, w) they lie.
+def carry_grid(rope: nn.Module, args: tuple[Tensor, ...], rotary: tuple[Tensor, Tensor]) -> None:
+    """Forward hook on the model's rope: note the token grid (t, h, w) of the video that it saw, on the positions.
 
-    They travel with the call, so gradient checkpointing recomputes a block on its own grid whatever ran in between.
+    They travel with the call, so gradient checkpointing recomputes a block on its own grid whatever ran in between; and
+    on the tensor, since DeepSpeed rebuilds tuples.
     """
-
-    grid: tuple[int, int, int]
-
-
-def carry_grid(rope: nn.Module, args: tuple[Tensor, ...], rotary: tuple[Tensor, Tensor]) -> RotaryOnGrid:
-    """Forward hook on the model's rope: note the token grid of the video that it saw."""
-    carried = RotaryOnGrid(rotary)
-    carried.grid = tuple(size // patch for size, patch in zip(args[0].shape[2:], rope.patch_size, strict=True))
-    return carried
+    rotary[0].grid = tuple(size // patch for size, patch in zip(args[0].shape[2:], rope.patch_size, strict=True))
 
 
 class PerspectiveAttnProcessor(WanAttnProcessor):
@@ -149,11 +142,11 @@ class PerspectiveAttnProcessor(WanAttnProcessor):
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        rotary_emb: RotaryOnGrid | None = None,
+        rotary_emb: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """Regroup (b, t h w, c) to (4 b, t (h/2) (w/2), c), attend, put back."""
-        assert isinstance(rotary_emb, RotaryOnGrid), "set_perspective puts the hook that carries the grid"
-        grid = rotary_emb.grid
+        assert rotary_emb is not None, "set_perspective puts the hook that carries the grid"
+        grid = rotary_emb[0].grid
         check_token_grid(hidden_states.shape[1], grid)
         own = tuple(subregion_positions(positions, grid) for positions in rotary_emb)
         regrouped = split_subregions(hidden_states, grid)

@@ -103,7 +103,8 @@ def encode_video(vae: AutoencoderKLWan, video: Tensor) -> Tensor:
     if video.ndim != 5 or video.shape[1] != 3 or any(size % SPATIAL_COMPRESSION for size in video.shape[3:]):
         raise ValueError(f"got a video of shape {tuple(video.shape)}; expected (B, 3, T, H, W), H and W multiples of 8")
     check_length(video.shape[2])
-    latent = vae.encode(video.to(vae.dtype)).latent_dist.mode().float()
+    with torch.autocast(video.device.type, enabled=False):  # the VAE's own dtype, also inside a training step
+        latent = vae.encode(video.to(vae.dtype)).latent_dist.mode().float()
     mean, std = latent_scale(vae, latent)
     return (latent - mean) / std
 
@@ -112,4 +113,5 @@ def encode_video(vae: AutoencoderKLWan, video: Tensor) -> Tensor:
 def decode_latent(vae: AutoencoderKLWan, latent: Tensor) -> Tensor:
     """Latent (B, C, t, h, w) in the model's scale -> video (B, 3, 4t - 3, 8h, 8w), clamped to [-1, 1], float32."""
     mean, std = latent_scale(vae, latent)
-    return vae.decode((latent.float() * std + mean).to(vae.dtype), return_dict=False)[0].float()
+    with torch.autocast(latent.device.type, enabled=False):
+        return vae.decode((latent.float() * std + mean).to(vae.dtype), return_dict=False)[0].float()
