@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .conditioning import ViewPointConditioning
 from .model import ViewPointPatchModel
+from .output import ViewPointSave360Image, ViewPointSave360Video
 from .projection import (
     ViewPointFromCubemap,
     ViewPointFromERP,
@@ -27,6 +28,8 @@ NODES: list[type[io.ComfyNode]] = [
     ViewPointSampler,
     ViewPointSaveTextEmbedding,
     ViewPointLoadTextEmbedding,
+    ViewPointSave360Video,
+    ViewPointSave360Image,
 ]
 
 

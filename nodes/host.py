@@ -1,13 +1,16 @@
 """What the pack asks of the host's internals, in one place. Imported only once the host runs."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import comfy.latent_formats
 import comfy.model_management
 import comfy.model_sampling
+import comfy.utils
 import folder_paths
 import torch
+from comfy.cli_args import args
 
 from ..viewpoint_core.checkpoint import schedule_from_metadata
 
@@ -115,11 +118,30 @@ def folder(kind: str) -> Path:
     return Path(directories[kind]())
 
 
-def output_path(prefix: str, suffix: str) -> tuple[Path, str]:
-    """A new file name in the host's output folder, counted like the host's own, and its subfolder there."""
-    directory, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, str(folder("output")))
+def output_path(prefix: str, suffix: str, width: int = 0, height: int = 0) -> tuple[Path, str]:
+    """A new file name in the host's output folder, counted like the host's own, and its subfolder there.
+
+    The host puts the picture's size in for %width% and %height% in the prefix.
+    """
+    base = str(folder("output"))
+    directory, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, base, width, height)
     path = Path(directory) / f"{name}_{counter:05}_{suffix}"
     while path.exists():
         counter += 1
         path = Path(directory) / f"{name}_{counter:05}_{suffix}"
     return path, subfolder
+
+
+def workflow_metadata(hidden: Any) -> dict[str, str]:
+    """What the host's own save nodes embed: prompt and workflow as JSON by name; nothing under --disable-metadata."""
+    if args.disable_metadata:
+        return {}
+    values = dict(hidden.extra_pnginfo or {})
+    if hidden.prompt is not None:
+        values["prompt"] = hidden.prompt
+    return {name: json.dumps(value) for name, value in values.items()}
+
+
+def progress_bar(total: int) -> comfy.utils.ProgressBar:
+    """The host's progress bar of the node that runs. Its update(1) raises once the user cancels."""
+    return comfy.utils.ProgressBar(total)

@@ -18,6 +18,8 @@ PACK_NODES = {
     "ViewPointSampler",
     "ViewPointSaveTextEmbedding",
     "ViewPointLoadTextEmbedding",
+    "ViewPointSave360Video",
+    "ViewPointSave360Image",
 }
 HOST_LOADERS = {"UNETLoader", "VAELoader", "CLIPLoader", "LoadVideo", "LoadImage"}
 HOST_NODES = HOST_LOADERS | {
