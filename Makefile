@@ -5,11 +5,11 @@ DEMO_ARGS ?=
 LOCK := $(VENV_PYTHON) -m uv pip compile --universal --python-version 3.10 --generate-hashes \
 	--no-annotate --no-header --no-emit-index-url --quiet
 
-.PHONY: help env host demo test lint format lock clean
+.PHONY: help env host demo test test-training lint format lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
 
 env: ## Make .venv from requirements/dev.lock
 	@$(PYTHON) scripts/env.py
@@ -20,8 +20,11 @@ host: env ## Provide a ComfyUI (COMFYUI_DIR, or a download into .host) and print
 demo: env ## Run scripts/demo.py in that ComfyUI (DEMO_ARGS=...)
 	@host="$$($(VENV_PYTHON) scripts/host.py)" && COMFYUI_DIR="$$host" $(VENV_PYTHON) scripts/demo.py $(DEMO_ARGS)
 
-test: env ## Run the tests (PYTEST_ARGS=...)
-	@host="$$($(VENV_PYTHON) scripts/host.py)" && COMFYUI_DIR="$$host" $(VENV_PYTHON) -m pytest -q $(PYTEST_ARGS)
+test: env ## Run the tests but the training runs (PYTEST_ARGS=...)
+	@host="$$($(VENV_PYTHON) scripts/host.py)" && COMFYUI_DIR="$$host" $(VENV_PYTHON) -m pytest -q -m "not training" $(PYTEST_ARGS)
+
+test-training: env ## Run the trainer's whole runs on tiny models (PYTEST_ARGS=...)
+	@$(VENV_PYTHON) -m pytest -q -m training $(PYTEST_ARGS)
 
 lint: env ## Check style, format and that every signature has types
 	@$(VENV_PYTHON) -m ruff check .

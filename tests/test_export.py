@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ from viewpoint_core import export
 from viewpoint_core.checkpoint import METADATA_BLOCKS, original_key, read_header, viewpoint_metadata
 from viewpoint_core.training import lora, wan
 from viewpoint_core.training.ema import trained_parameters
-from viewpoint_core.training.state import collect_tensors, save_state
+from viewpoint_core.training.state import collect_tensors, save_state, write_tensors
 from viewpoint_core.training.weights import LazyTensor, lazy, write_safetensors
 from viewpoint_core.wan_attention import format_schedule
 
@@ -151,7 +151,7 @@ def saved_run(tmp_path: Path, model: wan.WanTransformer3DModel, mode: str) -> Pa
     average = {name: 2 * parameter.detach() for name, parameter in trained_parameters(model).items()}
     facts = {"mode": mode, "lora_alpha": 8.0, METADATA_BLOCKS: format_schedule(wan.set_blocks(model))}
     tensors, _ = collect_tensors(model, optimizer, average)
-    save_state(tmp_path / "run", tensors, facts, step=7, keep=1)
+    save_state(tmp_path / "run", partial(write_tensors, tensors), facts, step=7, keep=1)
     return tmp_path / "run"
 
 

@@ -20,7 +20,7 @@ from tests.training_runs import MAP, flags_of, losses, run, start, write_cache
 from viewpoint_core.train import main
 from viewpoint_core.training.state import OPTIMIZER, checkpoints, gather_tensors, gather_weights, newest_checkpoint
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.training
 
 
 @pytest.fixture(scope="module")

@@ -124,13 +124,30 @@ def inflate_patch_embedding(model: WanTransformer3DModel) -> None:
     model.register_to_config(in_channels=channels)
 
 
-def carry_grid(rope: nn.Module, args: tuple[Tensor, ...], rotary: tuple[Tensor, Tensor]) -> None:
-    """Forward hook on the model's rope: note the token grid (t, h, w) of the video that it saw, on the positions.
+def carry_grid(rope: nn.Module, args: tuple[Tensor, ...], rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+    """Forward hook on the model's rope: put the token grid (t, h, w) of the video that it saw behind the positions.
 
-    They travel with the call, so gradient checkpointing recomputes a block on its own grid whatever ran in between; and
-    on the tensor, since DeepSpeed rebuilds tuples.
+    It travels with the call, so gradient checkpointing recomputes a block on its own grid whatever ran in between; and
+    as a tensor, since DeepSpeed makes tuples and tensors anew.
     """
-    rotary[0].grid = tuple(size // patch for size, patch in zip(args[0].shape[2:], rope.patch_size, strict=True))
+    grid = [size // patch for size, patch in zip(args[0].shape[2:], rope.patch_size, strict=True)]
+    return (*rotary, torch.tensor(grid))
+
+
+class PanoAttnProcessor(WanAttnProcessor):
+    """Self-attention over the whole map and all frames (paper 3.3): diffusers' own."""
+
+    def __call__(
+        self,
+        attn: nn.Module,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        rotary_emb: tuple[Tensor, ...] | None = None,
+    ) -> Tensor:
+        """Attend without looking at the grid."""
+        assert rotary_emb is not None
+        return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb[:2])
 
 
 class PerspectiveAttnProcessor(WanAttnProcessor):
@@ -142,13 +159,14 @@ class PerspectiveAttnProcessor(WanAttnProcessor):
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        rotary_emb: tuple[Tensor, Tensor] | None = None,
+        rotary_emb: tuple[Tensor, ...] | None = None,
     ) -> Tensor:
         """Regroup (b, t h w, c) to (4 b, t (h/2) (w/2), c), attend, put back."""
-        assert rotary_emb is not None, "set_perspective puts the hook that carries the grid"
-        grid = rotary_emb[0].grid
+        assert rotary_emb is not None
+        t, h, w = rotary_emb[2].tolist()
+        grid = (t, h, w)
         check_token_grid(hidden_states.shape[1], grid)
-        own = tuple(subregion_positions(positions, grid) for positions in rotary_emb)
+        own = tuple(subregion_positions(positions, grid) for positions in rotary_emb[:2])
         regrouped = split_subregions(hidden_states, grid)
         return merge_subregions(super().__call__(attn, regrouped, None, attention_mask, own), grid)
 
@@ -160,7 +178,7 @@ def set_perspective(model: WanTransformer3DModel, schedule: str) -> tuple[int, .
     """
     blocks = perspective_blocks(schedule, len(model.blocks))
     for index, block in enumerate(model.blocks):
-        block.attn1.set_processor(PerspectiveAttnProcessor() if index in blocks else WanAttnProcessor())
+        block.attn1.set_processor(PerspectiveAttnProcessor() if index in blocks else PanoAttnProcessor())
     if carry_grid not in model.rope._forward_hooks.values():
         model.rope.register_forward_hook(carry_grid)
     return blocks
