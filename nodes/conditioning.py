@@ -41,7 +41,7 @@ def known_map(viewpoint: Tensor | None, mask: Tensor | None, map_size: int, leng
         )
     if mask is None:
         return frames, frames.new_ones(length, map_size, map_size)
-    masks = mask_to_frames(mask, "mask", length, map_size, map_size)
+    masks = mask_to_frames(mask.to(frames.device), "mask", length, map_size, map_size)
     return fill_unknown(frames, masks), masks
 
 

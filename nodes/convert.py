@@ -29,17 +29,18 @@ def frames_to_image(frames: Tensor) -> Tensor:
 
 
 def mask_to_frames(mask: Tensor, name: str, frames: int, height: int, width: int) -> Tensor:
-    """MASK (T or 1, H, W) or (H, W) -> (frames, H, W). Raises ValueError unless it fits the video it belongs to."""
+    """MASK (T, H, W), or (H, W) for one frame -> (frames, H, W). Raises ValueError unless it fits its video."""
     mask = mask[None] if mask.ndim == 2 else mask
-    if mask.ndim != 3 or mask.shape[0] not in (1, frames) or mask.shape[1:] != (height, width):
+    if mask.shape != (frames, height, width):
         raise ValueError(
             f"{name}: got a mask {tuple(mask.shape)} (frames, height, width) for a video of {frames} frames, "
-            f"{height} x {width}; expected the same size, and as many frames or one for all"
+            f"{height} x {width}; expected the same size and length. One mask for all frames: repeat it "
+            "with 'Convert Mask to Image' and 'RepeatImageBatch'"
         )
     check_finite(mask, name)
     if bool(((mask < 0) | (mask > 1)).any()):
         raise ValueError(f"{name}: values from {float(mask.min())} to {float(mask.max())}; expected [0, 1]")
-    return mask.expand(frames, height, width)
+    return mask
 
 
 def stack_faces(faces: list[Tensor]) -> Tensor:

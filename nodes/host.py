@@ -12,7 +12,7 @@ import folder_paths
 import torch
 from comfy.cli_args import args
 
-from ..viewpoint_core.checkpoint import schedule_from_metadata
+from ..viewpoint_core.checkpoint import read_header, schedule_from_metadata
 
 PATCH_EMBEDDING = "diffusion_model.patch_embedding.weight"
 LATENT_FORMATS = {16: comfy.latent_formats.Wan21}
@@ -50,14 +50,25 @@ def latent_channels(model: Any) -> int:
 
 
 def checkpoint_schedule(model: Any) -> str | None:
-    """The schedule in a checkpoint's metadata, where this host keeps metadata on the model; else None."""
+    """The schedule in a checkpoint's metadata, where this host keeps the metadata or the file's name; else None."""
     for holder in (model, model.model, getattr(model.model, "model_config", None)):
         metadata = getattr(holder, "metadata", None)
         if isinstance(metadata, dict):
             schedule = schedule_from_metadata(metadata)
             if schedule is not None:
                 return schedule
-    return None
+    file = checkpoint_file(model)
+    return schedule_from_metadata(read_header(file)[1]) if file else None
+
+
+def checkpoint_file(model: Any) -> Path | None:
+    """The safetensors file that a MODEL was loaded from, where this host keeps how to load it again; else None."""
+    loader = getattr(model, "cached_patcher_init", None)
+    arguments = loader[1] if isinstance(loader, tuple) and len(loader) > 1 else ()
+    named = [
+        Path(value) for value in arguments if isinstance(value, (str, Path)) and str(value).endswith(".safetensors")
+    ]
+    return named[0] if named and named[0].is_file() else None
 
 
 def check_video_vae(vae: Any) -> None:

@@ -7,10 +7,12 @@ import comfy.patcher_extension
 import torch
 from comfy_api.latest import io
 
+from ..viewpoint_core.conditioning import check_finite
 from ..viewpoint_core.wan_attention import (
     ALTERNATING,
     SUBREGION_COUNT,
     check_token_grid,
+    format_schedule,
     merge_subregions,
     perspective_blocks,
     split_subregions,
@@ -21,6 +23,7 @@ from .host import checkpoint_schedule, input_channels, latent_channels, wan_conf
 
 CATEGORY = "ViewPoint"
 KEY = "viewpoint"
+UNFIT = ("reference_latents", "time_dim_concat", "concat_latent_image", "clip_vision_output", "area")
 GRID = "viewpoint_grid_sizes"
 PATCH = (1, 2, 2)
 Wrappers = comfy.patcher_extension.WrappersMP
@@ -52,6 +55,7 @@ def perspective_block(previous: Callable | None) -> Callable:
         out = previous(regrouped, extra) if previous else extra["original_block"](regrouped)
         return {**out, "img": merge_subregions(out["img"], grid)}
 
+    run.viewpoint = True
     return run
 
 
@@ -78,6 +82,11 @@ def window_known(
     window = (transformer_options or {}).get("context_window")
     if window is not None and c_concat is not None and c_concat.shape[2] != x.shape[2]:
         c_concat = c_concat[:, :, window.index_list]
+    if c_concat is not None and c_concat.shape[2] != x.shape[2]:
+        raise ValueError(
+            f"the context window has {x.shape[2]} latent frames, its known map {c_concat.shape[2]}; this host's "
+            "context windows do not fit ViewPoint, sample without them"
+        )
     return executor(x, t, c_concat, c_crossattn, control, transformer_options or {}, **kwargs)
 
 
@@ -90,8 +99,21 @@ def check_sampling(model: Any, conds: dict[str, list], latent: torch.Tensor) -> 
             "'python -m viewpoint_core.inflate SRC DST', or load a ViewPoint LoRA that widens the patch embedding "
             "(LoraLoaderModelOnly, strength other than 0) before this node"
         )
-    for name in ("positive", "negative"):
-        for cond in conds.get(name) or []:
+    if latent.ndim != 5 or latent.shape[1] != latent_channels(model):
+        raise ValueError(
+            f"the latent is {tuple(latent.shape)}; expected (batch, {latent_channels(model)}, frames, height, width), "
+            "as ViewPointConditioning gives it"
+        )
+    check_finite(latent, "latent")
+    for name, entries in conds.items():
+        for cond in entries or []:
+            extra = [key for key in UNFIT if cond.get(key) is not None]
+            if extra:
+                raise ValueError(
+                    f"the {name} conditioning carries {', '.join(extra)}: it adds tokens or channels, like "
+                    "reference images, or cuts the map, and does not fit on a ViewPoint map; remove the node that adds "
+                    "it"
+                )
             known = cond.get("noise_concat")
             if known is None or known.ndim != 5 or known.shape[1] != wanted - latent.shape[1]:
                 raise ValueError(f"the {name} conditioning did not pass ViewPointConditioning; connect its output")
@@ -106,7 +128,38 @@ def check_before_sampling(executor: Any, noise: torch.Tensor, latent: torch.Tens
     """OUTER_SAMPLE wrapper: the checks, for whichever sampler node runs."""
     guider = executor.class_obj
     check_sampling(guider.model_patcher, guider.conds, latent)
+    check_blocks(guider.model_patcher)
     return executor(noise, latent, *args, **kwargs)
+
+
+def replacements(model: Any) -> dict[tuple, Callable]:
+    """What stands in for a MODEL's blocks."""
+    return model.model_options.get("transformer_options", {}).get("patches_replace", {}).get("dit", {})
+
+
+def check_blocks(model: Any) -> None:
+    """Raise ValueError where another node's replacement has pushed a Perspective block out."""
+    lost = [
+        block
+        for block in model.model_options["transformer_options"][KEY]
+        if not getattr(replacements(model).get(("double_block", block)), "viewpoint", False)
+    ]
+    if lost:
+        raise ValueError(
+            f"another node replaced the blocks {format_schedule(lost)} after ViewPointPatchModel; connect "
+            "ViewPointPatchModel behind it"
+        )
+
+
+def check_schedule(model: Any, schedule: str) -> None:
+    """Raise ValueError where a patched MODEL and a schedule that is not the default differ."""
+    blocks = perspective_blocks(schedule, wan_config(model)["num_layers"])
+    patched = model.model_options["transformer_options"][KEY]
+    if schedule.strip().lower() != ALTERNATING and blocks != patched:
+        raise ValueError(
+            f"the sampler's schedule is {schedule!r}, but ViewPointPatchModel patched the blocks "
+            f"{format_schedule(patched)}; leave the sampler's at {ALTERNATING}"
+        )
 
 
 def is_patched(model: Any) -> bool:
@@ -124,7 +177,7 @@ def patch_model(model: Any, schedule: str) -> Any:
     config = wan_config(model)
     blocks = perspective_blocks(checkpoint_schedule(model) or schedule, config["num_layers"])
     patched = model.clone()
-    replaced = patched.model_options.get("transformer_options", {}).get("patches_replace", {}).get("dit", {})
+    replaced = replacements(patched)
     for block in blocks:
         patched.set_model_patch_replace(
             perspective_block(replaced.get(("double_block", block))), "dit", "double_block", block

@@ -6,7 +6,7 @@ import comfy.samplers
 from comfy_api.latest import io
 
 from .host import host_ksampler, with_shift
-from .model import is_patched, patch_model, schedule_input
+from .model import check_schedule, is_patched, patch_model, schedule_input
 
 
 class ViewPointSampler(io.ComfyNode):
@@ -61,7 +61,8 @@ class ViewPointSampler(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Part of the noise range to go through. Below 1 the latent that came in shines through.",
+                    tooltip="Part of the noise range to go through. Below 1 the latent that came in shines through; "
+                    "an empty latent needs 1.",
                 ),
                 io.Float.Input(
                     "shift",
@@ -69,7 +70,7 @@ class ViewPointSampler(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.01,
-                    tooltip="Flow shift: above 1, more of the steps are spent at high noise.",
+                    tooltip="Flow shift: above 1, more of the steps go to high noise. Replaces a shift set before.",
                 ),
                 schedule_input(),
             ],
@@ -88,5 +89,9 @@ class ViewPointSampler(io.ComfyNode):
         **sampling: Any,
     ) -> io.NodeOutput:
         """Patch if needed, set the shift, and run the host's sampling."""
-        patched = model if is_patched(model) else patch_model(model, schedule)
+        if is_patched(model):
+            check_schedule(model, schedule)
+            patched = model
+        else:
+            patched = patch_model(model, schedule)
         return io.NodeOutput(host_ksampler(with_shift(patched, shift), positive, negative, latent, **sampling))

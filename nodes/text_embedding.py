@@ -15,6 +15,7 @@ CATEGORY = "ViewPoint/text"
 TENSOR = "text_embedding"
 MARK = "viewpoint.text_embedding"
 SUFFIX = ".safetensors"
+SAVED_IN = "text_embeddings"
 OUTPUT_MARK = " [output]"
 TEXT_DIM = 4096
 
@@ -47,9 +48,11 @@ def read_embedding(path: Path) -> torch.Tensor:
 
 
 def listed_files() -> list[str]:
-    """Safetensors files in the input folder and below the output folder, named as the host names them."""
+    """Safetensors files in the input folder and in the output folder's own for texts, named as the host names them."""
     own = sorted(file.name for file in folder("input").glob(f"*{SUFFIX}"))
-    saved = sorted(str(file.relative_to(folder("output")).as_posix()) for file in folder("output").rglob(f"*{SUFFIX}"))
+    saved = sorted(
+        str(file.relative_to(folder("output")).as_posix()) for file in (folder("output") / SAVED_IN).glob(f"*{SUFFIX}")
+    )
     return own + [name + OUTPUT_MARK for name in saved]
 
 
@@ -79,7 +82,7 @@ class ViewPointSaveTextEmbedding(io.ComfyNode):
                 io.Conditioning.Input("conditioning", tooltip="A prompt, encoded by the Wan text encoder."),
                 io.String.Input(
                     "filename_prefix",
-                    default="text_embeddings/viewpoint",
+                    default=f"{SAVED_IN}/viewpoint",
                     tooltip="Where to save below ComfyUI's output folder.",
                 ),
             ],

@@ -99,6 +99,46 @@ def test_shipped_round_trip_returns_the_panorama(server: ComfyServer) -> None:
     assert 10 * np.log10(255**2 / ((result - source) ** 2).mean()) > 30
 
 
+def test_panorama_through_map_cubemap_and_view_keeps_its_picture(server: ComfyServer) -> None:
+    workflow = read_workflow(API / "erp_roundtrip.json")
+    (from_erp,), (to_erp,) = nodes_of(workflow, "ViewPointFromERP"), nodes_of(workflow, "ViewPointToERP")
+    cubemap = add(
+        workflow,
+        "cubemap",
+        "ViewPointToCubemap",
+        viewpoint=[from_erp, 0],
+        face_size=260,
+        fusion=True,
+        interpolation="bicubic",
+    )
+    faces = {name: ["cubemap", index] for index, name in enumerate(("front", "right", "back", "left", "up", "down"))}
+    again = add(workflow, "again", "ViewPointFromCubemap", map_size=736, interpolation="bicubic", **faces)
+    workflow[to_erp]["inputs"]["viewpoint"] = again
+    view = {
+        "erp": [to_erp, 0],
+        "width": 200,
+        "height": 100,
+        "yaw_deg": 0.0,
+        "pitch_deg": 0.0,
+        "roll_deg": 0.0,
+        "fov_deg": 90.0,
+    }
+    add(workflow, "view", "ViewPointRenderView", interpolation="bicubic", **view)
+    add(workflow, "save", "SaveImage", images=["view", 0], filename_prefix="view")
+    prompt = server.client.run(workflow)
+    (shown,) = server.client.outputs(prompt, "save")
+    (saved,) = [
+        file
+        for node in nodes_of(workflow, "SaveImage")
+        if node != "save"
+        for file in server.client.outputs(prompt, node)
+    ]
+    source = cv2.imread(str(ASSETS / "sample_erp.png")).astype(float)
+    assert 10 * np.log10(255**2 / ((cv2.imread(str(saved)) - source) ** 2).mean()) > 26
+    assert cv2.imread(str(shown)).shape == (100, 200, 3)
+    assert cubemap == ["cubemap", 0]
+
+
 def test_seed_and_prompt_change_the_video_and_nothing_else_does(server: ComfyServer) -> None:
     first = panorama_frames(server, small("text_to_360", seed=1))
     other_seed = panorama_frames(server, small("text_to_360", seed=2))

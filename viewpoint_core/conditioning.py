@@ -37,12 +37,12 @@ def check_finite(tensor: Tensor, name: str) -> None:
 
 def fill_unknown(video: Tensor, mask: Tensor, fill: float = GREY) -> Tensor:
     """Grey where nothing is known: video (..., C, H, W), mask (..., H, W) in [0, 1], 1 where known."""
-    return torch.where(mask.unsqueeze(-3) > 0, video, torch.full_like(video, fill))
+    return torch.where(mask.unsqueeze(-3) > 0, video, fill)
 
 
 def extend_unknown(video: Tensor, frames: int, fill: float) -> Tensor:
     """A video or mask (T, ...) followed by `frames` frames of nothing but `fill`."""
-    return torch.cat([video, video.new_full((frames, *video.shape[1:]), fill)])
+    return torch.cat([video, video.new_full((frames, *video.shape[1:]), fill)]) if frames else video
 
 
 def mask_to_latent(mask: Tensor) -> Tensor:

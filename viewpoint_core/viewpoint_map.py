@@ -243,8 +243,12 @@ def sample_map(viewpoint: Tensor, lookup: MapLookup, *, interpolation: str = "bi
     """Sample maps (..., C, S, S) at a lookup -> (..., C, h, w), same dtype and device, a frame at a time."""
     check_map(viewpoint)
     lead, size = viewpoint.shape[:-3], viewpoint.shape[-3:]
-    out = [_sample_map_frame(frame, lookup, interpolation) for frame in viewpoint.reshape(-1, 1, *size)]
-    return torch.cat(out).to(viewpoint.dtype).reshape(*lead, *out[0].shape[1:])
+    frames = viewpoint.reshape(-1, 1, *size)
+    height, width = (side // lookup.factor for side in lookup.first.x.shape)
+    out = viewpoint.new_empty(len(frames), size[0], height, width)
+    for frame, result in zip(frames, out, strict=True):
+        result.copy_(_sample_map_frame(frame, lookup, interpolation)[0])
+    return out.reshape(*lead, *out.shape[1:])
 
 
 def _sample_map_frame(frame: Tensor, lookup: MapLookup, interpolation: str) -> Tensor:

@@ -24,6 +24,7 @@ from .viewpoint_map import (
 )
 
 GREY = 0.5
+MAX_SAMPLES = 6144  # along a map's side: wide lenses on large maps would otherwise need tens of GB
 FACES = ("F", "R", "B", "L", "U", "D")
 FACE_YAW_PITCH = {"F": (0, 0), "R": (90, 0), "B": (180, 0), "L": (-90, 0), "U": (0, 90), "D": (0, -90)}
 FACE_AHEAD = torch.tensor([[0, 0, 1], [1, 0, 0], [0, 0, -1], [-1, 0, 0], [0, -1, 0], [0, 1, 0]], dtype=torch.float64)
@@ -38,6 +39,7 @@ def view_grid(
     # a flat view grows finer toward its edges by 1 / cos^2, and so does the map, but only up to 2, at 45 degrees
     at_edge = focal * (1 + (max(width, height) / 2 / focal) ** 2)
     factor, reduction = filtering(focal, unit_pixels(map_size), min(height, width), at_edge / 2)
+    factor = max(1, min(factor, MAX_SAMPLES // map_size))
     x, y, seen = direction_to_view(
         map_directions(map_size, factor),
         height,

@@ -6,6 +6,7 @@ Run by tests/test_model_in_host.py, once for all checks.
 import importlib.util
 import json
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ import comfy.ops  # noqa: E402
 import comfy.sd  # noqa: E402
 import torch  # noqa: E402
 from comfy.ldm.wan.model import WanModel  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
 
 DIM, BLOCKS, GRID = 128, 4, (2, 4, 4)
 LATENT = (1, 16, 2, 8, 8)
@@ -212,6 +214,7 @@ def check_images_that_are_no_rgb_video_are_refused_by_name() -> None:
         expect_error(lambda image=image: image_to_frames(image, "erp"), words)
     for mask, words in (
         (torch.zeros(3, 8, 8), "a video of 2 frames"),
+        (torch.zeros(1, 8, 8), "RepeatImageBatch"),
         (torch.zeros(2, 8, 9), "8 x 8"),
         (torch.full((2, 8, 8), float("inf")), "NaN or infinite"),
         (torch.full((2, 8, 8), 2.0), "expected [0, 1]"),
@@ -237,6 +240,57 @@ def check_conditioning_from_elsewhere_and_other_sizes_are_refused() -> None:
     expect_error(lambda: model_nodes.check_sampling(load(33), {"positive": [{}]}, latent), "ViewPointConditioning")
     other = {"positive": [{"noise_concat": torch.zeros(1, 17, 3, 8, 8)}]}
     expect_error(lambda: model_nodes.check_sampling(load(33), other, latent), "(2, 8, 8)")
+
+
+def check_what_does_not_fit_on_a_map_is_refused_before_sampling() -> None:
+    model, latent = load(33), torch.zeros(LATENT)
+    good = {"noise_concat": torch.zeros(1, 17, *LATENT[2:])}
+    model_nodes.check_sampling(model, {"positive": [good], "negative": [good]}, latent)
+    for key in ("reference_latents", "time_dim_concat", "concat_latent_image", "clip_vision_output", "area"):
+        conds = {"positive": [good | {key: [torch.zeros(LATENT)]}], "negative": [good]}
+        expect_error(lambda conds=conds: model_nodes.check_sampling(model, conds, latent), f"carries {key}")
+    expect_error(lambda: model_nodes.check_sampling(model, {"positive": [good], "middle": [{}]}, latent), "the middle")
+    broken = latent.clone()
+    broken[0, 0, 0, 0, 0] = float("nan")
+    expect_error(lambda: model_nodes.check_sampling(model, {"positive": [good]}, broken), "latent: 1 of")
+    expect_error(lambda: model_nodes.check_sampling(model, {"positive": [good]}, latent[:, :4]), "expected (batch, 16")
+
+
+def check_a_perspective_block_that_another_node_replaced_is_refused() -> None:
+    patched = model_nodes.patch_model(load(33), "alternating")
+    model_nodes.check_blocks(patched)
+    other = patched.clone()
+    other.set_model_patch_replace(lambda args, extra: extra["original_block"](args), "dit", "double_block", 3)
+    expect_error(lambda: model_nodes.check_blocks(other), "the blocks 3 after ViewPointPatchModel")
+    model_nodes.check_blocks(patched)
+
+
+def check_the_samplers_schedule_must_agree_with_a_patched_model() -> None:
+    patched = model_nodes.patch_model(load(33), "pano")
+    model_nodes.check_schedule(patched, "alternating")
+    model_nodes.check_schedule(patched, "pano")
+    expect_error(lambda: model_nodes.check_schedule(patched, "perspective"), "patched the blocks pano")
+    expect_error(lambda: model_nodes.check_schedule(patched, "garbage"), "garbage")
+
+
+def check_metadata_is_read_from_the_file_that_a_newer_host_names() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "viewpoint.safetensors"
+        save_file(state_dict(33), file, metadata={"viewpoint.perspective_blocks": "0,2"})
+        model = comfy.sd.load_diffusion_model(str(file))
+        model.cached_patcher_init = (comfy.sd.load_diffusion_model, (str(file), {}))
+        assert model_nodes.patch_model(model, "pano").model_options["transformer_options"][model_nodes.KEY] == (0, 2)
+
+
+def check_unknown_pixels_do_not_bleed_into_known_ones() -> None:
+    from pack.nodes.projection import ViewPointFromERP
+
+    erp, mask = torch.ones(1, 64, 128, 3), torch.zeros(1, 64, 128)
+    erp[:, :, 32:96], mask[:, :, 32:96] = 0.25, 1
+    viewpoint, known = ViewPointFromERP.execute(erp, 128, "bicubic", mask).args
+    assert (known == 1).sum() > 1000
+    assert 0.2 < float(viewpoint[known == 1].min())
+    assert float(viewpoint[known == 1].max()) < 0.42
 
 
 def check_a_model_that_is_not_wan_is_refused() -> None:
