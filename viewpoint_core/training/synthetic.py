@@ -1,0 +1,147 @@
+"""Procedural panorama videos: worlds drawn from a seed, every pixel computed along its own direction.
+
+A scene's clips need no download and no licence; a camera walks through them, so near things pass far ones.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..sphere import erp_directions
+from ..viewpoint_map import check_map_size, map_directions, unit_pixels
+from .manifest import Item, size_problem, write_manifest
+from .synthetic_file import write_video
+from .synthetic_render import render_directions
+from .synthetic_scene import Scene
+from .synthetic_themes import THEMES, draw_scene
+
+__all__ = ["THEMES", "Scene", "draw_scene", "render_directions", "render_erp", "render_map", "write_clips"]
+
+FPS = 16.0
+FACTOR = 2
+MANIFEST = "manifest.jsonl"
+LICENCE = "MIT"  # they are made by this project's own code
+
+
+class Clip(NamedTuple):
+    """A clip to be written: its scene's seed, split and size."""
+
+    seed: int
+    split: str
+    width: int
+    frames: int
+    fps: float
+    device: str
+
+    @property
+    def name(self) -> str:
+        """The file's name, another for every size and rate."""
+        return f"synthetic_{self.seed:08d}_{self.width}x{self.frames}at{self.fps:g}.mp4"
+
+
+def check_clip(frames: int, fps: float, factor: int) -> None:
+    """Raise ValueError for a number of frames, a rate or a supersampling factor that cannot be."""
+    if frames < 1 or factor < 1 or not (math.isfinite(fps) and fps > 0):
+        raise ValueError(
+            f"frames is {frames}, fps {fps} and factor {factor}; expected frames and factor from 1, and fps above 0"
+        )
+
+
+def check_erp_width(width: int) -> None:
+    """Raise ValueError unless an ERP image may be this wide."""
+    reason = size_problem(width, width // 2)
+    if width < 4 or reason:
+        raise ValueError(f"the ERP width is {width}; expected a positive multiple of 4, so that the height is even")
+
+
+def render_frames(
+    scene: Scene, directions: Tensor, frames: int, fps: float, factor: int, pixel_rad: float
+) -> Iterator[Tensor]:
+    """Frames float32 (3, h, w) in [0, 1] of fine directions (factor h, factor w, 3), averaged to pixels."""
+    for frame in range(frames):
+        fine = render_directions(scene, directions, frame / fps, pixel_rad=pixel_rad)
+        yield F.avg_pool2d(fine, factor)
+
+
+def erp_frames(
+    scene: Scene, width: int, frames: int, fps: float = FPS, factor: int = FACTOR, device: str = "cpu"
+) -> Iterator[Tensor]:
+    """The frames of `render_erp`, one at a time."""
+    check_clip(frames, fps, factor)
+    check_erp_width(width)
+    directions = erp_directions(width // 2 * factor, width * factor).to(device)
+    return render_frames(scene, directions, frames, fps, factor, 2 * math.pi / width)
+
+
+def render_erp(
+    scene: Scene, width: int, frames: int, fps: float = FPS, *, factor: int = FACTOR, device: str = "cpu"
+) -> Tensor:
+    """A scene's panorama video as ERP frames, float32 (frames, 3, width / 2, width) in [0, 1].
+
+    Frame i shows the time i / fps seconds. factor x factor rays a pixel. Raises ValueError for a width that is no
+    multiple of 4.
+    """
+    return torch.stack(list(erp_frames(scene, width, frames, fps, factor, device)))
+
+
+def render_map(
+    scene: Scene, map_size: int, frames: int, fps: float = FPS, *, factor: int = FACTOR, device: str = "cpu"
+) -> Tensor:
+    """The same as ViewPoint maps, float32 (frames, 3, map_size, map_size) in [0, 1]: rays, no resampling.
+
+    Raises ValueError for a side that is no multiple of 32.
+    """
+    check_clip(frames, fps, factor)
+    check_map_size(map_size)
+    directions = map_directions(map_size, factor).to(device)
+    return torch.stack(list(render_frames(scene, directions, frames, fps, factor, 1 / unit_pixels(map_size))))
+
+
+def write_clip(clip: Clip, folder: Path) -> Item:
+    """Render a clip into a file, unless that is there, and name it as a manifest does."""
+    scene, file = draw_scene(clip.seed), folder / clip.name
+    if not file.exists():
+        write_video(erp_frames(scene, clip.width, clip.frames, clip.fps, device=clip.device), file, clip.fps)
+    height = clip.width // 2
+    return Item(file, 0, clip.frames, clip.fps, clip.width, height, scene.caption, LICENCE, clip.split)
+
+
+def write_clips(
+    folder: Path,
+    seeds: Iterable[int],
+    width: int,
+    frames: int,
+    *,
+    heldout: Iterable[int] = (),
+    fps: float = FPS,
+    device: str = "cpu",
+    workers: int = 1,
+) -> Path:
+    """Write a clip for each seed, near-lossless H.264 (4:4:4), and their manifest; returns the manifest's path.
+
+    `seeds` become the training split, `heldout` the held-out one. Clips whose file is there are not rendered again,
+    so a stopped run goes on. workers: processes, each on one core (above 1 a script needs its `if __name__` guard).
+    Raises ValueError for a seed in both splits, for no seed at all, and for sizes that cannot be.
+    """
+    splits = {"train": list(seeds), "heldout": list(heldout)}
+    every = splits["train"] + splits["heldout"]
+    if not every or len(set(every)) != len(every) or min(every) < 0:
+        raise ValueError(f"expected one or more different seeds from 0 up, got {every[:9]}")
+    check_clip(frames, fps, FACTOR)
+    check_erp_width(width)
+    folder.mkdir(parents=True, exist_ok=True)
+    clips = [Clip(seed, split, width, frames, fps, device) for split in splits for seed in splits[split]]
+    if workers > 1:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            items = list(pool.map(write_clip, clips, [folder] * len(clips)))
+    else:
+        items = [write_clip(clip, folder) for clip in clips]
+    write_manifest(items, folder / MANIFEST)
+    return folder / MANIFEST
