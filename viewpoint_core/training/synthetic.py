@@ -17,10 +17,10 @@ from torch import Tensor
 from ..sphere import erp_directions
 from ..viewpoint_map import check_map_size, map_directions, unit_pixels
 from .manifest import Item, size_problem, write_manifest
-from .synthetic_file import write_video
 from .synthetic_render import render_directions
 from .synthetic_scene import Scene
 from .synthetic_themes import THEMES, draw_scene
+from .video_file import write_video
 
 __all__ = ["THEMES", "Scene", "draw_scene", "render_directions", "render_erp", "render_map", "write_clips"]
 

@@ -1,11 +1,8 @@
 """What a run shows while it trains: losses on held-out clips at fixed noise levels, and sample panoramas as video."""
 
-import os
 from collections.abc import Iterable, Sequence
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
@@ -18,6 +15,7 @@ from .flow_matching import add_noise, euler_sample, fixed_sigmas, flow_loss, sam
 from .known_view import View, known_channels, view_masks
 from .loop import to_video
 from .plan import generator_for
+from .video_file import write_video
 from .wan import predict_velocity
 from .wan_vae import decode_latent
 
@@ -76,24 +74,6 @@ def sample_map(
     return (decode_latent(vae, latent.float())[0].float() / 2 + 0.5).clamp(0, 1)
 
 
-def write_video(frames: Tensor, file: Path, fps: int = FPS) -> None:
-    """Frames (T, 3, H, W) in [0, 1] to an H.264 file, written under another name and renamed."""
-    pixels = (frames * 255).round().byte().movedim(1, -1).cpu().numpy()
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with av.open(str(partial), mode="w", format="mp4") as container:
-            stream = container.add_stream("libx264", rate=Fraction(fps))
-            stream.height, stream.width = pixels.shape[1:3]
-            stream.pix_fmt, stream.options = "yuv420p", {"crf": "18"}
-            for frame in pixels:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-            container.mux(stream.encode())
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def six_faces(frames: Tensor) -> Tensor:
     """Maps (T, 3, S, S) -> the six faces side by side, F R B over L U D: (T, 3, 2 a, 3 a)."""
     size = max(2, frames.shape[-1] // 8 * 2)
@@ -108,8 +88,9 @@ def write_sample(video: Tensor, folder: Path, name: str) -> list[Path]:
     erp = viewpoint_to_erp(frames, erp_width_for_map(frames.shape[-1])).clamp(0, 1)
     shown = {"map": frames, "erp": erp, "faces": six_faces(frames)}
     files = [folder / f"{name}_{kind}.mp4" for kind in shown]
+    folder.mkdir(parents=True, exist_ok=True)
     for file, picture in zip(files, shown.values(), strict=True):
-        write_video(picture, file)
+        write_video(picture, file, FPS, crf=18, pix_fmt="yuv420p")
     return files
 
 

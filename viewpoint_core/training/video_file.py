@@ -1,4 +1,4 @@
-"""Near-lossless video files of pictures that are computed."""
+"""Video files of pictures that are computed."""
 
 import os
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 from torch import Tensor
 
-ENCODER = {"crf": "8", "preset": "medium", "threads": "1"}
+ENCODER = {"preset": "medium", "threads": "1"}
 RATE_LIMIT = 1000
 
 
@@ -19,8 +19,11 @@ def to_pixels(picture: Tensor) -> av.VideoFrame:
     return av.VideoFrame.from_ndarray(pixels, format="rgb24")
 
 
-def write_video(pictures: Iterable[Tensor], file: Path, fps: float) -> None:
-    """Encode pictures (3, H, W) in [0, 1] as H.264, 4:4:4, under a temporary name that is renamed last."""
+def write_video(pictures: Iterable[Tensor], file: Path, fps: float, *, crf: int = 8, pix_fmt: str = "yuv444p") -> None:
+    """Encode pictures (3, H, W) in [0, 1] as H.264, under a temporary name that is renamed last.
+
+    As it stands it is nearly lossless; players want pix_fmt="yuv420p". Raises ValueError where there is no picture.
+    """
     pictures = iter(pictures)
     first = next(pictures, None)
     if first is None:
@@ -28,9 +31,10 @@ def write_video(pictures: Iterable[Tensor], file: Path, fps: float) -> None:
     partial = file.with_name(f".{file.stem}.{os.getpid()}.partial{file.suffix}")
     try:
         with av.open(str(partial), "w", options={"movflags": "+faststart"}) as container:
-            stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(RATE_LIMIT), options=ENCODER)
+            rate, options = Fraction(fps).limit_denominator(RATE_LIMIT), ENCODER | {"crf": str(crf)}
+            stream = container.add_stream("libx264", rate=rate, options=options)
             stream.height, stream.width = first.shape[-2:]
-            stream.pix_fmt = "yuv444p"
+            stream.pix_fmt = pix_fmt
             for picture in chain([first], pictures):
                 container.mux(stream.encode(to_pixels(picture)))
             container.mux(stream.encode(None))
