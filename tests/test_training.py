@@ -65,7 +65,7 @@ def test_killed_at_a_random_moment_and_resumed_it_is_the_uninterrupted_run(
 ) -> None:
     output = tmp_path / "run"
     flags = flags_of(paths, output, steps=8, ema=0.9, accumulation=2, workers=2)
-    process, step = start(flags), random.Random(time.time_ns()).randint(1, 6)
+    process, step = start(flags), random.Random(time.time_ns()).randint(1, 5)
     deadline = time.monotonic() + 200
     while process.poll() is None and time.monotonic() < deadline:
         if (output / "log.jsonl").exists() and len(losses(output)) >= step:
