@@ -40,7 +40,10 @@ def known_map(viewpoint: Tensor | None, mask: Tensor | None, map_size: int, leng
             f"its map_size {map_size}: make them equal"
         )
     if mask is None:
-        return frames, frames.new_ones(length, map_size, map_size)
+        raise ValueError(
+            "a viewpoint map came without its mask, so nothing says what of it is known; connect the mask output of "
+            "the node that made the map"
+        )
     masks = mask_to_frames(mask.to(frames.device), "mask", length, map_size, map_size)
     return fill_unknown(frames, masks), masks
 
@@ -70,7 +73,7 @@ class ViewPointConditioning(io.ComfyNode):
                     tooltip="Frames, 4k + 1. 49 at 16 frames per second is the paper's clip; 1 makes an image.",
                 ),
                 io.Image.Input("viewpoint", optional=True, tooltip="The known map. Without it: text to panorama."),
-                io.Mask.Input("mask", optional=True, tooltip="1 where the map is known. Without it: everywhere."),
+                io.Mask.Input("mask", optional=True, tooltip="1 where the map is known; comes with the map."),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive", tooltip="The prompt with the known map."),

@@ -1,20 +1,16 @@
 """Exports: keys, metadata, refusals, whole files only; and through the host's own loader nodes."""
 
 import errno
-import json
-import re
-import subprocess
-import sys
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, safe_open, save_file
 
-from scripts.host import provide_host
 from scripts.tiny_models import dit_shapes, tiny_weights
+from tests.host_process import check_names, outcomes
 from viewpoint_core import export
 from viewpoint_core.checkpoint import METADATA_BLOCKS, original_key, read_header, viewpoint_metadata
 from viewpoint_core.training import lora, wan
@@ -24,18 +20,7 @@ from viewpoint_core.training.weights import LazyTensor, lazy, write_safetensors
 from viewpoint_core.wan_attention import format_schedule
 
 REPO = Path(__file__).parents[1]
-SCRIPT = REPO / "tests" / "in_host" / "exports.py"
-CHECKS = re.findall(r"^def (check_\w+)", SCRIPT.read_text(), re.MULTILINE)
-
-
-@lru_cache(1)
-def outcomes(work: Path) -> dict[str, str | None]:
-    """Each check's traceback, or None."""
-    command = [sys.executable, str(SCRIPT), str(provide_host()), str(REPO), str(work)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500, cwd=provide_host())
-    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    assert lines, done.stdout[-2000:] + done.stderr[-4000:]
-    return json.loads(lines[0].removeprefix("RESULT "))
+SCRIPT = "exports.py"
 
 
 @pytest.fixture(scope="session")
@@ -45,9 +30,9 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.host
-@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("check", check_names(SCRIPT))
 def test_in_host(check: str, work: Path) -> None:
-    assert outcomes(work)[check] is None, outcomes(work)[check]
+    assert outcomes(SCRIPT, work)[check] is None, outcomes(SCRIPT, work)[check]
 
 
 def write_model(path: Path, in_dim: int, metadata: dict[str, str] | None = None) -> Path:

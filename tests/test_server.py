@@ -286,6 +286,11 @@ def mask_of_another_size(workflow: Workflow) -> None:
     set_on(workflow, "ViewPointConditioning", mask=mask)
 
 
+def map_without_its_mask(workflow: Workflow) -> None:
+    (node,) = nodes_of(workflow, "ViewPointConditioning")
+    del workflow[node]["inputs"]["mask"]
+
+
 def map_of_another_length(workflow: Workflow) -> None:
     set_on(workflow, "ViewPointConditioning", length=9)
 
@@ -319,6 +324,7 @@ BAD_INPUT = [
     ("text_to_360", length_not_4k_plus_1, "4k + 1"),
     ("image_to_360", fov_of_180, "between 0 and 180"),
     ("image_to_360", mask_of_another_size, "expected the same size"),
+    ("image_to_360", map_without_its_mask, "came without its mask"),
     ("image_to_360", map_of_another_length, "5 frames"),
     ("text_to_360", stock_model, "viewpoint_core.inflate"),
     ("text_to_360", conditioning_that_passed_nothing, "did not pass ViewPointConditioning"),

@@ -3,9 +3,6 @@
 import copy
 import json
 import re
-import subprocess
-import sys
-from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -13,25 +10,14 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from safetensors.torch import load_file, save_file
 
-from scripts.host import provide_host
 from scripts.tiny_models import dit_shapes, tiny_weights, vae_shapes, write_vae
+from tests.host_process import check_names, outcomes
 from viewpoint_core.checkpoint import StoredTensor, original_key, read_checkpoint, viewpoint_metadata
 from viewpoint_core.training import lora, wan, wan_vae
 
 REPO = Path(__file__).parents[1]
-SCRIPT = REPO / "tests" / "in_host" / "parity.py"
-CHECKS = re.findall(r"^def (check_\w+)", SCRIPT.read_text(), re.MULTILINE)
+SCRIPT = "parity.py"
 SIZES = {"blocks": 3, "ffn": 64}
-
-
-@lru_cache(1)
-def outcomes(work: Path) -> dict[str, str | None]:
-    """Each check's traceback, or None."""
-    command = [sys.executable, str(SCRIPT), str(provide_host()), str(REPO), str(work)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500, cwd=provide_host())
-    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    assert lines, done.stdout[-2000:] + done.stderr[-4000:]
-    return json.loads(lines[0].removeprefix("RESULT "))
 
 
 @pytest.fixture(scope="session")
@@ -41,9 +27,9 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.host
-@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("check", check_names(SCRIPT))
 def test_beside_the_host(check: str, work: Path) -> None:
-    assert outcomes(work)[check] is None, outcomes(work)[check]
+    assert outcomes(SCRIPT, work)[check] is None, outcomes(SCRIPT, work)[check]
 
 
 def weights(in_dim: int = 16, seed: int = 1) -> dict[str, torch.Tensor]:
