@@ -41,6 +41,7 @@ def random_batch(map_size: int, length: int) -> Batch:
         ["random"],
         0,
         0,
+        map_size,
     )
 
 

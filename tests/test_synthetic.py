@@ -24,7 +24,8 @@ from viewpoint_core.training.synthetic import (
     render_map,
     write_clips,
 )
-from viewpoint_core.training.synthetic_solids import Solid, hit_solid, near, solid_surface, to_local
+from viewpoint_core.training.synthetic_render import shaded, sun_light
+from viewpoint_core.training.synthetic_solids import Solid, constant, hit_solid, near, solid_surface, to_local
 from viewpoint_core.training.synthetic_texture import Material, covered
 from viewpoint_core.training.synthetic_turn import draw_turn, rotate_erp, turn_panorama
 from viewpoint_core.viewpoint_map import erp_to_viewpoint, map_directions
@@ -314,3 +315,14 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="2:1"):
         turn_panorama(torch.zeros(3, 64, 64), 2, 0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_single_reflected_ray_that_the_sun_does_not_reach_is_dark() -> None:
+    """A chunk with one mirroring pixel, turned away from the sun, once left a ray of its own for no point at all."""
+    scene = next(scene for scene in map(draw_scene, range(99)) if scene.solids and not scene.room)
+    solid = next(solid for solid in scene.solids if not solid.material.glow)
+    point = tuple(torch.tensor([part]) for part in solid.centre)
+    nothing = torch.zeros(0)
+    assert shaded(scene, point, constant(scene.sky.sun, nothing), nothing).shape == (0,)
+    away = tuple(torch.tensor([-part]) for part in scene.sky.sun)
+    assert not bool(sun_light(scene, point, away).any())

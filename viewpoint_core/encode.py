@@ -6,6 +6,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,14 +25,17 @@ from .training.cache import (
     write_problem,
     write_text,
 )
-from .training.clips import PROJECTION, ClipSpec, Sampling, item_name, load_map, map_to_video, plan_clips
+from .training.clips import ClipSpec, Sampling, item_name, load_map, map_to_video, plan_clips, projection_of
 from .training.fingerprint import Fingerprint, claim_cache, vae_fingerprint
+from .training.layouts import LAYOUTS, VIEWPOINT
 from .training.manifest import Problem, read_manifest
 from .training.text import TEXT_TOKENS, encode_text, load_text_encoder, text_fingerprint
 from .training.wan_vae import encode_video, load_vae
 from .viewpoint_map import check_map_size
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+NO_TEXT = "none"
+TEXT_DIM = 4096  # of Wan's text encoder
 EPILOG = """\
 Every video gives as many clips as fit into it, each in several variants (random yaw, mirror and shift in time; the
 first variant is the panorama as it is); every image gives one picture in as many variants. Held-out items are encoded
@@ -129,7 +133,7 @@ def encode_clips(options: argparse.Namespace, specs: Sequence[ClipSpec], fingerp
     vae = load_vae(options.vae, dtype=DTYPES[options.dtype]).to(options.device)
 
     def draw(spec: ClipSpec) -> MapFile:
-        return pack_map(spec, load_map(spec, options.map_size, options.device), fingerprint)
+        return pack_map(spec, load_map(spec, options.map_size, options.device, options.layout), fingerprint)
 
     problems: dict[str, Problem] = {}
     pool = ThreadPoolExecutor(options.workers)
@@ -166,6 +170,13 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--cache", type=Path, required=True, metavar="DIR", help="folder to write")
     add("--vae", type=Path, required=True, metavar="PATH", help="Wan2.1 VAE: a diffusers folder or a single file")
     add("--text-encoder", type=Path, metavar="DIR", help="UMT5 and its tokenizer; without it only clips are encoded")
+    add("--no-text", action="store_true", help="every caption counts as empty and its embedding as zero: no encoder")
+    add(
+        "--layout",
+        choices=LAYOUTS,
+        default=VIEWPOINT,
+        help="picture of the panorama; erp, cubemap: to compare",
+    )
     add("--map-size", type=int, default=736, help="side of the ViewPoint map in pixels, a multiple of 32 [736]")
     add("--length", type=int, default=49, help="frames of a clip, 4k + 1; an image has one [49]")
     add("--fps", type=float, default=16.0, help="frames a second [16]")
@@ -185,6 +196,8 @@ def check_options(options: argparse.Namespace) -> None:
     """Raise ValueError for options that cannot be, before anything is read."""
     check_map_size(options.map_size)
     check_length(options.length)
+    if options.no_text and options.text_encoder:
+        raise ValueError("--no-text and --text-encoder exclude each other")
     if not 0 < options.fps < 1000 or options.variants < 1 or options.workers < 1 or options.clips < 0:
         raise ValueError("expected --fps above 0, --variants and --workers from 1, --clips from 0")
 
@@ -192,10 +205,11 @@ def check_options(options: argparse.Namespace) -> None:
 def fingerprint_of(options: argparse.Namespace) -> Fingerprint:
     """What a cache of these options is made with."""
     text_encoder = text_fingerprint(options.text_encoder, options.text_dtype) if options.text_encoder else ""
+    text_encoder = NO_TEXT if options.no_text else text_encoder
     return Fingerprint(
         vae=vae_fingerprint(options.vae),
         text_encoder=text_encoder,
-        projection=PROJECTION,
+        projection=projection_of(options.layout),
         map_size=options.map_size,
         length=options.length,
         fps=options.fps,
@@ -209,6 +223,8 @@ def encode(options: argparse.Namespace) -> int:
     options.shard = parse_shard(options.shard)
     check_options(options)
     items = read_manifest(options.manifest)
+    if options.no_text:
+        items = [replace(item, caption="") for item in items]
     sampling = Sampling(options.length, options.fps, options.variants, options.clips, options.mirror, options.seed)
     specs, short = plan_clips(items, options.manifest.absolute().parent, sampling)
     fingerprint = claim_cache(options.cache, fingerprint_of(options))
@@ -216,7 +232,9 @@ def encode(options: argparse.Namespace) -> int:
     for problem in short[index::count]:
         print(f"encode: {problem.name}: {problem.reason}", file=sys.stderr)
     make_folders(options.cache)
-    write_plan(options.cache, specs, options.map_size)
+    write_plan(options.cache, specs, options.map_size, options.layout)
+    if options.no_text:
+        write_text(options.cache, "", torch.zeros(1, TEXT_DIM), NO_TEXT)
     if options.text_encoder:
         encode_texts(options, (spec.item.caption for spec in specs), fingerprint)
     broken = encode_clips(options, specs, fingerprint)

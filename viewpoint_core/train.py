@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from .checkpoint import METADATA_BLOCKS
 from .training.cache import PLAN, CachedClips
+from .training.clips import projection_of
 from .training.config import PRESETS, TrainingConfig, add_flags, check_keys, read_config
 from .training.dry_run import estimate
 from .training.ema import averaged_weights, start_ema, trained_parameters, update_ema
@@ -126,7 +127,8 @@ def start_run(config: TrainingConfig) -> Run:
     """Load everything, distribute it, and go on from the newest checkpoint if there is one."""
     accelerator = Accelerator(mixed_precision="bf16" if config.precision == "bf16" else "no")
     set_seed(config.seed)
-    check_fingerprint(Path(config.cache), vae=vae_fingerprint(Path(config.vae)))
+    asked = {"vae": vae_fingerprint(Path(config.vae)), "projection": projection_of(config.layout)}
+    check_fingerprint(Path(config.cache), **asked)
     train, heldout = (CachedClips(Path(config.cache), split=split) for split in ("train", "heldout"))
     empty_text = train.empty_text()
     model = prepare_model(config)
@@ -258,7 +260,7 @@ def watch(run: Run) -> None:
             for index, item in sample_clips(run.heldout, config.sample_clips):
                 video = sample_map(run.model, run.vae, item, run.empty_text, config, device, index)
                 if run.accelerator.is_main_process:
-                    write_sample(video, run.output / "samples", f"step_{seed:08}_{index}")
+                    write_sample(video, run.output / "samples", f"step_{seed:08}_{index}", config.layout)
     run.model.train()
 
 

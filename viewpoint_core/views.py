@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .camera import direction_to_view, focal_length, view_directions
 from .resample import MARGIN, Grid, check_image, filtering, pad_edge, sample
-from .sphere import direction_to_erp
+from .sphere import direction_to_erp, erp_directions
 from .viewpoint_map import (
     GRID_CACHE_SIZE,
     MapLookup,
@@ -153,22 +153,49 @@ def face_margin_grid(size: int, margin: int) -> Grid:
     return Grid(x.float(), y.float())
 
 
+def check_cubemap(faces: Tensor) -> None:
+    """Raise ValueError unless the tensor is a cubemap (..., 6, C, a, a)."""
+    check_image(faces, "cubemap")
+    if faces.ndim < 4 or faces.shape[-4] != 6 or faces.shape[-1] != faces.shape[-2]:
+        raise ValueError(f"a cubemap is six square faces (..., 6, C, a, a); got {tuple(faces.shape)}")
+
+
+def sample_faces(faces: Tensor, grid: Grid, interpolation: str) -> Tensor:
+    """Cubemaps (..., 6, C, a, a) at positions (h, w) on their padded stack -> (..., C, h, w)."""
+    size, lead = faces.shape[-1], faces.shape[:-4]
+    margin = MARGIN * grid.reduction
+    stack = pad_edge(faces.flatten(0, -4), margin).reshape(*faces.shape[:-2], size + 2 * margin, size + 2 * margin)
+    stack = stack.movedim(-4, -3).flatten(-3, -2)
+    stack = sample(stack, face_margin_grid(size, margin), interpolation=interpolation)
+    sampled = sample(stack, grid, interpolation=interpolation)
+    return sampled.reshape(*lead, *sampled.shape[-3:])
+
+
 def cubemap_to_viewpoint(faces: Tensor, map_size: int, *, interpolation: str = "bicubic") -> Tensor:
     """Cubemaps (..., 6, C, a, a), faces in the order F, R, B, L, U, D -> maps (..., C, map_size, map_size).
 
     U and D are the views that a camera facing F sees on looking straight up and straight down.
     """
-    check_image(faces, "cubemap")
+    check_cubemap(faces)
     check_map_size(map_size)
-    if faces.ndim < 4 or faces.shape[-4] != 6 or faces.shape[-1] != faces.shape[-2]:
-        raise ValueError(f"a cubemap is six square faces (..., 6, C, a, a); got {tuple(faces.shape)}")
-    size, lead = faces.shape[-1], faces.shape[:-4]
-    grid = faces_grid(map_size, size)
-    margin = MARGIN * grid.reduction
-    stack = pad_edge(faces.flatten(0, -4), margin).reshape(*faces.shape[:-2], size + 2 * margin, size + 2 * margin)
-    stack = stack.movedim(-4, -3).flatten(-3, -2)
-    stack = sample(stack, face_margin_grid(size, margin), interpolation=interpolation)
-    return sample(stack, grid, interpolation=interpolation).reshape(*lead, -1, map_size, map_size)
+    return sample_faces(faces, faces_grid(map_size, faces.shape[-1]), interpolation)
+
+
+@lru_cache(GRID_CACHE_SIZE)
+def erp_faces_grid(width: int, size: int) -> Grid:
+    """Positions of an ERP's pixels on the padded stack of six faces."""
+    factor, reduction = filtering(size / 2, width / (2 * math.pi), size)
+    directions = erp_directions(width // 2 * factor, width * factor)
+    x, y = direction_to_faces(directions, size, MARGIN * reduction)
+    return Grid(x.float(), y.float(), factor, reduction)
+
+
+def cubemap_to_erp(faces: Tensor, width: int, *, interpolation: str = "bicubic") -> Tensor:
+    """Cubemaps (..., 6, C, a, a), faces in the order F, R, B, L, U, D -> ERP images (..., C, width / 2, width)."""
+    check_cubemap(faces)
+    if width <= 0 or width % 4:
+        raise ValueError(f"the ERP width is {width}; expected a positive multiple of 4, so that the height is even")
+    return sample_faces(faces, erp_faces_grid(width, faces.shape[-1]), interpolation)
 
 
 @lru_cache(GRID_CACHE_SIZE)

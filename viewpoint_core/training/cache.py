@@ -22,9 +22,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..checkpoint import read_header
-from ..conditioning import latent_shape
+from ..conditioning import SPATIAL_COMPRESSION, latent_frames
 from .clips import ClipSpec
 from .fingerprint import Fingerprint, read_fingerprint
+from .layouts import VIEWPOINT, picture_size
 from .manifest import SPLITS, replace_text
 from .map_video import map_from_bytes, map_to_bytes
 from .media import frame_files
@@ -60,8 +61,9 @@ def make_folders(folder: Path) -> None:
         (folder / name).mkdir(parents=True, exist_ok=True)
 
 
-def write_plan(folder: Path, specs: Iterable[ClipSpec], map_size: int) -> None:
+def write_plan(folder: Path, specs: Iterable[ClipSpec], map_size: int, layout: str = VIEWPOINT) -> None:
     """List the clips that belong to the cache; the same for all processes, which all write it."""
+    height, width = (side // SPATIAL_COMPRESSION for side in picture_size(layout, map_size))
     rows = (
         {
             "key": spec.key,
@@ -69,7 +71,7 @@ def write_plan(folder: Path, specs: Iterable[ClipSpec], map_size: int) -> None:
             "caption": spec.item.caption,
             "text": text_key(spec.item.caption),
             "split": spec.item.split,
-            "shape": latent_shape(map_size, spec.length)[2:],
+            "shape": (latent_frames(spec.length), height, width),
         }
         for spec in specs
     )
@@ -295,7 +297,7 @@ class CachedClips(Dataset):
         return self.item(index)
 
     def item(self, index: int) -> dict[str, Any]:
-        """latent float32 (C, t, h, w), map uint8 (3, T, S, S), text float32 (512, d), caption, key."""
+        """latent float32 (C, t, h, w), map uint8 (3, T, S, S), map_size S, text float32 (512, d), caption, key."""
         row = self.rows[index]
         latent = read_cached(clip_file(self.folder, row["key"], "safetensors"), "latent", made_with(self.fingerprint))
         if list(latent.shape[1:]) != row["shape"]:
@@ -303,6 +305,7 @@ class CachedClips(Dataset):
         return {
             "latent": latent,
             "map": read_map(self.folder, row["key"]),
+            "map_size": self.fingerprint.map_size,
             "text": self.text(row["text"]),
             "caption": row["caption"],
             "key": row["key"],

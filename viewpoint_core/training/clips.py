@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..viewpoint_map import erp_to_viewpoint
+from .layouts import VIEWPOINT, from_erp
 from .manifest import Item, Problem, portable_path
 from .media import read_frames
 
@@ -19,6 +19,11 @@ from .media import read_frames
 PROJECTION = "bicubic-1"
 CHUNK_BYTES = 1 << 28
 SLACK = 1e-4  # of a picture: rates such as 30000 / 1001 are not exact
+
+
+def projection_of(layout: str) -> str:
+    """What a cache's fingerprint says of how its pictures were drawn."""
+    return PROJECTION if layout == VIEWPOINT else f"{layout}-{PROJECTION}"
 
 
 class Sampling(NamedTuple):
@@ -141,14 +146,14 @@ def turn_erp(erp: Tensor, yaw: int, mirror: bool) -> Tensor:
     return (erp.flip(-1) if mirror else erp).roll(yaw, dims=-1)
 
 
-def draw_map(erp: Tensor, map_size: int) -> Tensor:
-    """An ERP image uint8 (3, H, 2H) -> its ViewPoint map uint8 (3, S, S), on the same device."""
-    viewpoint = erp_to_viewpoint(erp.float() / 255, map_size)
-    return (viewpoint * 255).round().clamp(0, 255).to(torch.uint8)
+def draw_map(erp: Tensor, map_size: int, layout: str = VIEWPOINT) -> Tensor:
+    """An ERP image uint8 (3, H, 2H) -> its ViewPoint map uint8 (3, S, S), or another layout, on the same device."""
+    picture = from_erp(erp.float() / 255, layout, map_size)
+    return (picture * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-def load_map(spec: ClipSpec, map_size: int, device: torch.device | str = "cpu") -> Tensor:
-    """A clip's map video, uint8 (3, T, S, S) on the CPU, drawn on `device`.
+def load_map(spec: ClipSpec, map_size: int, device: torch.device | str = "cpu", layout: str = VIEWPOINT) -> Tensor:
+    """A clip's map video, uint8 (3, T, S, S) on the CPU, or another layout's, drawn on `device`.
 
     Holds a limited number of panorama frames at a time. Raises ValueError where the source is broken, ends early or
     has not the manifest's size.
@@ -160,7 +165,7 @@ def load_map(spec: ClipSpec, map_size: int, device: torch.device | str = "cpu") 
             height, width = frame.shape[-2:]
             if (width, height) != (item.width, item.height):
                 raise ValueError(f"{item.path} is {width} x {height}; the manifest says {item.width} x {item.height}")
-            maps.append(draw_map(turn_erp(frame, spec.yaw, spec.mirror).to(device), map_size).cpu())
+            maps.append(draw_map(turn_erp(frame, spec.yaw, spec.mirror).to(device), map_size, layout).cpu())
     return torch.stack(maps, dim=1)
 
 

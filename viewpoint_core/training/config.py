@@ -11,6 +11,8 @@ from typing import Any
 import yaml
 
 from ..views import FACES
+from ..wan_attention import PANO
+from .layouts import LAYOUTS, VIEWPOINT
 
 PRESETS = Path(__file__).parent / "presets"
 REQUIRED = ("model", "vae", "cache", "output")
@@ -33,6 +35,9 @@ class TrainingConfig:
         "full", "full: fine-tune everything; lora: attention, feed-forward and patch embedding", "full", "lora"
     )
     schedule: str = setting("alternating", "Perspective blocks: alternating, pano, perspective, or 1,3,8-11")
+    layout: str = setting(
+        VIEWPOINT, "picture of the panorama, as the cache has it; erp and cubemap are there to compare", *LAYOUTS
+    )
     lora_rank: int = setting(64, "rank of the LoRA")
     lora: str = setting("", "ComfyUI LoRA, as export wrote it, to start from in lora mode")
     lora_alpha: float = setting(64.0, "the LoRA's change is scaled by alpha / rank")
@@ -154,6 +159,8 @@ def check_values(config: TrainingConfig) -> None:
     for name in ("caption_dropout", "condition_dropout"):
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"{name} is {getattr(config, name)}; expected a part between 0 and 1")
+    if config.layout != VIEWPOINT and config.schedule != PANO:
+        raise ValueError(f"layout {config.layout} has no subregions; with it the schedule is {PANO}")
     if not 0 <= config.ema < 1:
         raise ValueError(f"ema is {config.ema}; expected a decay in [0, 1)")
     if config.optimizer == "adamw8bit" and config.sharding == "fsdp2":

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from diffusers import AutoencoderKLWan
@@ -10,8 +9,8 @@ from torch import Tensor
 
 from ..camera import direction_to_view
 from ..conditioning import fill_unknown, pack_known
-from ..viewpoint_map import map_directions
 from ..views import FACE_YAW_PITCH
+from .layouts import VIEWPOINT, layout_directions
 from .wan_vae import encode_video
 
 PAPER, WIDE = "paper", "wide"
@@ -83,18 +82,14 @@ def draw_view(
     return None if dropped else view
 
 
-@lru_cache(4)
-def cached_directions(map_size: int) -> Tensor:
-    """Directions of the map's pixels, the same for every sample."""
-    return map_directions(map_size)
-
-
-def view_mask(view: View | None, map_size: int) -> Tensor:
-    """1 where a view shows the centre of a map pixel, in both places where the map shows it twice: float32 (S, S)."""
+def view_mask(view: View | None, map_size: int, layout: str = VIEWPOINT) -> Tensor:
+    """1 where a view shows the centre of a map pixel, in both places where the map shows it twice: float32 (S, S), or
+    as another layout's picture is."""
+    directions = layout_directions(layout, map_size)
     if view is None:
-        return torch.zeros(map_size, map_size)
+        return torch.zeros(directions.shape[:2])
     seen = direction_to_view(
-        cached_directions(map_size),
+        directions,
         VIEW_HEIGHT,
         round(VIEW_HEIGHT * view.aspect),
         yaw_deg=view.yaw_deg,
@@ -105,13 +100,13 @@ def view_mask(view: View | None, map_size: int) -> Tensor:
     return seen.float()
 
 
-def view_masks(views: Sequence[View | None], map_size: int) -> Tensor:
+def view_masks(views: Sequence[View | None], map_size: int, layout: str = VIEWPOINT) -> Tensor:
     """Masks of a batch of views: float32 (B, S, S)."""
-    return torch.stack([view_mask(view, map_size) for view in views])
+    return torch.stack([view_mask(view, map_size, layout) for view in views])
 
 
 def known_video(video: Tensor, masks: Tensor) -> Tensor:
-    """Map videos (B, 3, T, S, S) in [-1, 1] with grey, 0, wherever the mask (B, S, S) is 0."""
+    """Map videos (B, 3, T, S, S) in [-1, 1] with grey, 0, wherever the mask (B, S, S) is 0; any other picture too."""
     return fill_unknown(video.transpose(1, 2), masks[:, None].to(video.device), fill=0.0).transpose(1, 2)
 
 

@@ -20,7 +20,7 @@ from .wan import predict_velocity
 @dataclass(frozen=True)
 class Batch:
     """A process's part of a joint batch: latents (B, C, t, h, w), maps uint8 (B, 3, T, S, S), text (B, 512, d), the
-    clips' names, and the place of the first one in the joint batch."""
+    clips' names, the place of the first one in the joint batch, and the map size that the cache was made with."""
 
     latent: Tensor
     pixels: Tensor
@@ -28,6 +28,7 @@ class Batch:
     keys: list[str]
     number: int
     first: int
+    map_size: int
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Draws:
 def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Samples of a cache to one batch."""
     stacked = {name: torch.stack([item[name] for item in items]) for name in ("latent", "map", "text")}
-    return stacked | {"keys": [item["key"] for item in items]}
+    return stacked | {"keys": [item["key"] for item in items], "map_size": items[0]["map_size"]}
 
 
 def batches(
@@ -60,7 +61,8 @@ def batches(
     mine = (indices[rank * size : (rank + 1) * size] for indices in joint)
     loader = DataLoader(clips, batch_sampler=mine, collate_fn=collate, num_workers=config.workers)
     for number, batch in enumerate(loader, start=first):
-        yield Batch(batch["latent"], batch["map"], batch["text"], batch["keys"], number, rank * size)
+        parts = (batch[name] for name in ("latent", "map", "text", "keys"))
+        yield Batch(*parts, number, rank * size, batch["map_size"])
 
 
 def draw(batch: Batch, config: TrainingConfig, world: int) -> Draws:
@@ -75,7 +77,7 @@ def draw(batch: Batch, config: TrainingConfig, world: int) -> Draws:
     no_caption = torch.stack([torch.rand((), generator=g) < config.caption_dropout for g in generators])
     levels = generator_for(seed, "sigma", batch.number)
     sigma = sample_sigmas(size, config.sigmas, config.shift, rank=batch.first // size, world=world, generator=levels)
-    return Draws(noise, sigma, view_masks(views, batch.pixels.shape[-1]), no_caption)
+    return Draws(noise, sigma, view_masks(views, batch.map_size, config.layout), no_caption)
 
 
 def to_video(pixels: Tensor, device: torch.device) -> Tensor:

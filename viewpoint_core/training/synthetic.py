@@ -20,7 +20,7 @@ from .manifest import Item, size_problem, write_manifest
 from .synthetic_render import render_directions
 from .synthetic_scene import Scene
 from .synthetic_themes import THEMES, draw_scene
-from .video_file import write_video
+from .video_file import write_image, write_video
 
 __all__ = ["THEMES", "Scene", "draw_scene", "render_directions", "render_erp", "render_map", "write_clips"]
 
@@ -42,8 +42,9 @@ class Clip(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The file's name, another for every size and rate."""
-        return f"synthetic_{self.seed:08d}_{self.width}x{self.frames}at{self.fps:g}.mp4"
+        """The file's name, another for every size and rate; a single picture is an image."""
+        stem = f"synthetic_{self.seed:08d}_{self.width}x{self.frames}"
+        return f"{stem}.png" if self.frames == 1 else f"{stem}at{self.fps:g}.mp4"
 
 
 def check_clip(frames: int, fps: float, factor: int) -> None:
@@ -107,10 +108,11 @@ def render_map(
 def write_clip(clip: Clip, folder: Path) -> Item:
     """Render a clip into a file, unless that is there, and name it as a manifest does."""
     scene, file = draw_scene(clip.seed), folder / clip.name
+    fps = 0.0 if clip.frames == 1 else clip.fps
     if not file.exists():
-        write_video(erp_frames(scene, clip.width, clip.frames, clip.fps, device=clip.device), file, clip.fps)
-    height = clip.width // 2
-    return Item(file, 0, clip.frames, clip.fps, clip.width, height, scene.caption, LICENCE, clip.split)
+        pictures = erp_frames(scene, clip.width, clip.frames, clip.fps, device=clip.device)
+        write_video(pictures, file, fps) if fps else write_image(next(pictures), file)
+    return Item(file, 0, clip.frames, fps, clip.width, clip.width // 2, scene.caption, LICENCE, clip.split)
 
 
 def write_clips(
@@ -124,7 +126,9 @@ def write_clips(
     device: str = "cpu",
     workers: int = 1,
 ) -> Path:
-    """Write a clip for each seed, near-lossless H.264 (4:4:4), and their manifest; returns the manifest's path.
+    """Write a clip for each seed and their manifest; returns the manifest's path.
+
+    A clip is near-lossless H.264 (4:4:4), one frame a PNG.
 
     `seeds` become the training split, `heldout` the held-out one. Clips whose file is there are not rendered again,
     so a stopped run goes on. workers: processes, each on one core (above 1 a script needs its `if __name__` guard).

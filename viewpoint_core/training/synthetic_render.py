@@ -117,6 +117,8 @@ def hit_all(scene: Scene, origin: Vector, direction: Vector, pixel: float) -> Hi
 def shaded(scene: Scene, origin: Vector, direction: Vector, reach: Tensor) -> Tensor:
     """Whether a solid lies along rays of unit length before `reach` metres (N,); bool (N,)."""
     dark = torch.zeros_like(reach, dtype=torch.bool)
+    if not len(reach):  # none of a single ray: `take` cannot tell that from one ray for all
+        return dark
     for number, index in near(scene.solids, origin, direction):
         if not scene.solids[number].material.glow:
             ray = take(origin, index), take(direction, index)

@@ -1,4 +1,4 @@
-"""Video files of pictures that are computed."""
+"""Video and image files of pictures that are computed."""
 
 import os
 from collections.abc import Iterable
@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 
 import av
+from PIL import Image
 from torch import Tensor
 
 ENCODER = {"preset": "medium", "threads": "1"}
@@ -17,6 +18,16 @@ def to_pixels(picture: Tensor) -> av.VideoFrame:
     """A picture (3, H, W) in [0, 1] as an 8-bit RGB frame."""
     pixels = (picture.clamp(0, 1) * 255).round().byte().movedim(0, -1).contiguous().cpu().numpy()
     return av.VideoFrame.from_ndarray(pixels, format="rgb24")
+
+
+def write_image(picture: Tensor, file: Path) -> None:
+    """Write a picture (3, H, W) in [0, 1] as PNG, under a temporary name that is renamed last."""
+    partial = file.with_name(f".{file.stem}.{os.getpid()}.partial{file.suffix}")
+    try:
+        Image.fromarray(to_pixels(picture).to_ndarray()).save(partial, "PNG")
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_video(pictures: Iterable[Tensor], file: Path, fps: float, *, crf: int = 8, pix_fmt: str = "yuv444p") -> None:

@@ -82,7 +82,15 @@ def load_vae(source: Path, *, dtype: torch.dtype = torch.float32) -> Autoencoder
     with init_empty_weights(include_buffers=False):
         vae = AutoencoderKLWan(**vae_config(stored, source))
     load_stored(vae, stored, original_vae_key, source, dtype)
-    return vae.requires_grad_(False).eval()
+    return channels_last(vae.requires_grad_(False).eval())
+
+
+def channels_last(vae: AutoencoderKLWan) -> AutoencoderKLWan:
+    """The same VAE with its 3D convolutions' weights laid out channels last: on a CPU several times as fast."""
+    for weight in vae.parameters():
+        if weight.ndim == 5:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last_3d)
+    return vae
 
 
 def latent_scale(vae: AutoencoderKLWan, like: Tensor) -> tuple[Tensor, Tensor]:

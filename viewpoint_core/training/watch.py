@@ -8,11 +8,12 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ..viewpoint_map import erp_width_for_map, viewpoint_to_erp
-from ..views import viewpoint_to_cubemap
+from ..viewpoint_map import erp_width_for_map
+from ..views import FACE_YAW_PITCH, render_view
 from .config import TrainingConfig
 from .flow_matching import add_noise, euler_sample, fixed_sigmas, flow_loss, sampling_sigmas, velocity
 from .known_view import View, known_channels, view_masks
+from .layouts import VIEWPOINT, faces_to_picture, to_erp
 from .loop import to_video
 from .plan import generator_for
 from .video_file import write_video
@@ -23,9 +24,10 @@ FPS = 16
 SAMPLE_VIEW = View()  # 90 degrees straight ahead, the first of the paper's
 
 
-def known_of(vae: AutoencoderKLWan, pixels: Tensor, device: torch.device) -> Tensor:
-    """The condition channels of one map (3, T, S, S) seen straight ahead."""
-    return known_channels(vae, to_video(pixels[None], device), view_masks([SAMPLE_VIEW], pixels.shape[-1]).to(device))
+def known_of(vae: AutoencoderKLWan, item: dict, layout: str, device: torch.device) -> Tensor:
+    """The condition channels of a cached clip's map seen straight ahead."""
+    masks = view_masks([SAMPLE_VIEW], item["map_size"], layout)
+    return known_channels(vae, to_video(item["map"][None], device), masks.to(device))
 
 
 @torch.no_grad()
@@ -40,7 +42,7 @@ def heldout_losses(
     for index in range(count):
         item = clips[index]
         latent, text = item["latent"][None].to(device), item["text"][None].to(device)
-        known = known_of(vae, item["map"], device)
+        known = known_of(vae, item, config.layout, device)
         noise = torch.randn(latent.shape, generator=generator_for("heldout", index)).to(device)
         for place, sigma in enumerate(levels):
             sigmas = sigma[None].to(device)
@@ -60,7 +62,7 @@ def sample_map(
     seed: int,
 ) -> Tensor:
     """Generate a map video (3, T, S, S) in [0, 1] from a clip's straight-ahead view and its caption."""
-    known, text = known_of(vae, item["map"], device), item["text"][None].to(device)
+    known, text = known_of(vae, item, config.layout, device), item["text"][None].to(device)
     noise = torch.randn(item["latent"][None].shape, generator=generator_for("sample video", seed)).to(device)
 
     def predict(x: Tensor, sigma: Tensor) -> Tensor:
@@ -74,19 +76,22 @@ def sample_map(
     return (decode_latent(vae, latent.float())[0].float() / 2 + 0.5).clamp(0, 1)
 
 
-def six_faces(frames: Tensor) -> Tensor:
-    """Maps (T, 3, S, S) -> the six faces side by side, F R B over L U D: (T, 3, 2 a, 3 a)."""
-    size = max(2, frames.shape[-1] // 8 * 2)
-    faces = viewpoint_to_cubemap(frames, size)
-    rows = [torch.cat(faces[:, start : start + 3].unbind(1), dim=-1) for start in (0, 3)]
-    return torch.cat(rows, dim=-2).clamp(0, 1)
+def six_faces(erp: Tensor) -> Tensor:
+    """ERP frames (T, 3, H, 2H) -> their six faces, F R B over L U D: (T, 3, 2 a, 3 a), a = H / 3 made even."""
+    size = max(2, erp.shape[-2] // 6 * 2)
+    views = [
+        render_view(erp, size, size, yaw_deg=yaw_deg, pitch_deg=pitch_deg)
+        for yaw_deg, pitch_deg in FACE_YAW_PITCH.values()
+    ]
+    return faces_to_picture(torch.stack(views, dim=1)).clamp(0, 1)
 
 
-def write_sample(video: Tensor, folder: Path, name: str) -> list[Path]:
-    """The map, its panorama and six faces of a map video (3, T, S, S), as three files."""
+def write_sample(video: Tensor, folder: Path, name: str, layout: str = VIEWPOINT) -> list[Path]:
+    """The map (or another layout), its panorama and six faces of a map video (3, T, S, S), as three files."""
     frames = video.transpose(0, 1).cpu()
-    erp = viewpoint_to_erp(frames, erp_width_for_map(frames.shape[-1])).clamp(0, 1)
-    shown = {"map": frames, "erp": erp, "faces": six_faces(frames)}
+    width = erp_width_for_map(frames.shape[-1]) if layout == VIEWPOINT else frames.shape[-1] // 4 * 4
+    erp = to_erp(frames, layout, width).clamp(0, 1)
+    shown = {"map": frames, "erp": erp, "faces": six_faces(erp)}
     files = [folder / f"{name}_{kind}.mp4" for kind in shown]
     folder.mkdir(parents=True, exist_ok=True)
     for file, picture in zip(files, shown.values(), strict=True):

@@ -1,0 +1,188 @@
+"""Scores of the tiny model that ships with the pack, and of those that it is compared with, as tables.
+
+    python scripts/train_tiny.py --until ablation      # renders, encodes and trains what is needed
+    python benchmarks/tiny_model.py --write            # into docs/tiny-model.md; without it, to the terminal
+
+On synthetic scenes whose seeds were never trained on. Known is a 90-degree view straight ahead; all else is made.
+Fills are made of that view without any model. Finished scores are kept in FOLDER/scores and not measured again.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import mean
+from typing import Any, NamedTuple
+
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor, nn
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:
+    sys.path.append(str(ROOT))
+
+from scripts.train_tiny import ABLATION, DIT_FILE, LENGTH, VAE_FILE, run_folder  # noqa: E402
+from viewpoint_core.evaluation.fills import MEAN, MIRRORED, STRETCHED  # noqa: E402
+from viewpoint_core.evaluation.scores import FLOW, REST, VIEW, panorama_scores  # noqa: E402
+from viewpoint_core.evaluation.seams import LINES, seam_ratios, seam_steps  # noqa: E402
+from viewpoint_core.training.cache import CachedClips  # noqa: E402
+from viewpoint_core.training.config import TrainingConfig  # noqa: E402
+from viewpoint_core.training.layouts import VIEWPOINT, to_erp  # noqa: E402
+from viewpoint_core.training.manifest import replace_text  # noqa: E402
+from viewpoint_core.training.media import read_frames  # noqa: E402
+from viewpoint_core.training.synthetic import FPS  # noqa: E402
+from viewpoint_core.training.vae_training import reconstruction_psnr  # noqa: E402
+from viewpoint_core.training.wan import prepare_transformer  # noqa: E402
+from viewpoint_core.training.wan_vae import load_vae  # noqa: E402
+from viewpoint_core.training.watch import sample_map  # noqa: E402
+
+DOCS = ROOT / "docs" / "tiny-model.md"
+BEGIN, END = "<!-- scores: written by benchmarks/tiny_model.py -->", "<!-- end of scores -->"
+DTYPE = torch.bfloat16
+STEPS, SHIFT = 8, 3.0
+SCENES, COMPARED_SCENES = 64, 32
+
+
+class Candidate(NamedTuple):
+    """A model to score."""
+
+    name: str
+    file: Path
+    cache: Path
+    schedule: str
+    layout: str
+    scenes: int
+
+
+def heldout_scenes(clips: CachedClips, count: int) -> list[int]:
+    """Indices of the first held-out synthetic clips of a cache."""
+    found = [index for index, row in enumerate(clips.rows) if "synthetic" in row["source"]]
+    if len(found) < count:
+        raise ValueError(f"{clips.folder} holds {len(found)} synthetic held-out clips; expected {count}")
+    return found[:count]
+
+
+def true_erp(data: Path, source: str) -> Tensor:
+    """The frames that a cached clip was made of, (T, 3, H, 2H) in [0, 1]."""
+    return read_frames(data / source, range(LENGTH), FPS).float() / 255
+
+
+def generated(
+    model: nn.Module, vae: AutoencoderKLWan, clips: CachedClips, index: int, layout: str, width: int
+) -> Tensor:
+    """The panorama (T, 3, width / 2, width) in [0, 1] that a model makes of a clip's view straight ahead."""
+    config = TrainingConfig(sample_steps=STEPS, sample_cfg=1.0, shift=SHIFT, layout=layout)
+    with torch.autocast("cpu", DTYPE):
+        video = sample_map(model, vae, clips[index], clips.empty_text(), config, torch.device("cpu"), index)
+    return to_erp(video.transpose(0, 1), layout, width).clamp(0, 1)
+
+
+def measure(candidate: Candidate, data: Path, vae: AutoencoderKLWan) -> dict[str, float]:
+    """Mean scores of a model over the held-out scenes; steps along seams are pooled over them."""
+    model = prepare_transformer(candidate.file, candidate.schedule).eval()
+    clips = CachedClips(candidate.cache, split="heldout")
+    scores, made_steps, true_steps = [], [], []
+    for index in tqdm(heldout_scenes(clips, candidate.scenes), desc=candidate.name, unit="scene"):
+        true = true_erp(data, clips.rows[index]["source"])
+        made = generated(model, vae, clips, index, candidate.layout, true.shape[-1])
+        scores.append(panorama_scores(made, true))
+        made_steps.append(seam_steps(made))
+        true_steps.append(seam_steps(true))
+    result = {name: mean(score[name] for score in scores) for name in scores[0]}
+    result |= seam_ratios(*made_steps)
+    return result | {f"{name}, truth": value for name, value in seam_ratios(*true_steps).items()}
+
+
+def measure_vae(cache: Path, vae: AutoencoderKLWan) -> dict[str, float]:
+    """PSNR of held-out clips through the VAE, by where they come from."""
+    clips = CachedClips(cache, split="heldout")
+    found: dict[str, list[float]] = {"synthetic": [], "CC0": []}
+    for index in tqdm(range(len(clips)), desc="vae", unit="clip"):
+        kind = "synthetic" if "synthetic" in clips.rows[index]["source"] else "CC0"
+        found[kind] += reconstruction_psnr(vae, [clips[index]["map"]], torch.device("cpu"))
+    return {kind: mean(values) for kind, values in found.items()}
+
+
+def kept(file: Path, measure_it: Any, *arguments: Any) -> dict[str, float]:
+    """A measurement from its file, or made now and kept there."""
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(file, json.dumps(measure_it(*arguments), indent=1))
+    return json.loads(file.read_text())
+
+
+def candidates(folder: Path) -> Iterator[Candidate]:
+    """The shipped model, then those that were trained to be compared."""
+    yield Candidate("shipped", DIT_FILE, folder / "cache_short", "alternating", VIEWPOINT, SCENES)
+    for run in ABLATION:
+        file = run_folder(folder, run) / "model.safetensors"
+        if file.is_file():
+            cache = folder / f"cache_{run.layout}"
+            yield Candidate(run.name, file, cache, run.schedule, run.layout, COMPARED_SCENES)
+
+
+def floors_table(vae: dict[str, float], scores: dict[str, float]) -> list[str]:
+    """What was asked for beside what the shipped files reach."""
+    best = max((MEAN, STRETCHED, MIRRORED), key=lambda name: scores[name])
+    rows = [
+        ("VAE, held-out synthetic clips, 256 maps", "22 dB", f"{vae['synthetic']:.2f} dB"),
+        ("VAE, clips of CC0 panoramas kept out of training, 256 maps", "22 dB", f"{vae['CC0']:.2f} dB"),
+        ("known view", "20 dB", f"{scores[VIEW]:.2f} dB"),
+        (
+            f"rest of the sphere, above the best fill ({best}, {scores[best]:.2f} dB)",
+            "+1.5 dB",
+            f"+{scores[REST] - scores[best]:.2f} dB ({scores[REST]:.2f} dB)",
+        ),
+        *(
+            (
+                f"{name} over the gradient beside it (truth: {scores[f'{name}, truth']:.2f})",
+                "1.15",
+                f"{scores[name]:.2f}",
+            )
+            for name in LINES
+        ),
+        ("optical flow outside the view over the truth's", "0.5 to 2", f"{scores[FLOW]:.2f}"),
+    ]
+    return ["| what | floor | measured |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def comparison_table(results: dict[str, dict[str, float]]) -> list[str]:
+    """The compared models side by side."""
+    columns = (VIEW, REST, *LINES, FLOW)
+    lines = [f"| model | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for name, scores in results.items():
+        lines.append(f"| {name} | {' | '.join(f'{scores[column]:.2f}' for column in columns)} |")
+    return lines
+
+
+def report(folder: Path) -> str:
+    """Both tables."""
+    vae = load_vae(VAE_FILE, dtype=DTYPE)
+    vae_scores = kept(folder / "scores" / "vae.json", measure_vae, folder / "cache_short", vae)
+    results = {}
+    for candidate in candidates(folder):
+        file = folder / "scores" / f"{candidate.name.lower().replace(' ', '_')}.json"
+        results[candidate.name] = kept(file, measure, candidate, folder / "data", vae)
+    text = floors_table(vae_scores, results.pop("shipped"))
+    return "\n".join([*text, "", *comparison_table(results)] if results else text)
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=ROOT / "build" / "tiny", help="train_tiny.py's (build/tiny)")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/tiny-model.md")
+    options = parser.parse_args()
+    text = report(options.folder.resolve())
+    print(text)
+    if options.write:
+        before, _, rest = DOCS.read_text(encoding="utf-8").partition(BEGIN)
+        replace_text(DOCS, f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

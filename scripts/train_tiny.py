@@ -1,0 +1,248 @@
+"""Rebuilds the tiny ViewPoint model that ships with the pack, by the trainer's own commands.
+
+    python scripts/train_tiny.py [--folder build/tiny] [--budget cpu|gpu] [--until STEP]
+
+Steps: data, vae, encode, train, export, and, if asked for by --until ablation, the models that docs/tiny-model.md
+compares. Each goes on where it was stopped; what is finished is not repeated.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:
+    sys.path.append(str(ROOT))
+
+from scripts.make_sample_clip import read_image  # noqa: E402
+from viewpoint_core import encode, export, train, train_vae  # noqa: E402
+from viewpoint_core.training.manifest import Item, read_manifest, write_manifest  # noqa: E402
+from viewpoint_core.training.new_model import new_transformer, write_transformer  # noqa: E402
+from viewpoint_core.training.synthetic import FPS, write_clips  # noqa: E402
+from viewpoint_core.training.synthetic_turn import turn_panorama  # noqa: E402
+from viewpoint_core.training.video_file import write_video  # noqa: E402
+
+PANORAMAS = ROOT / "workflows" / "assets" / "panoramas"
+MODELS = ROOT / "workflows" / "assets" / "models"
+VAE_FILE = MODELS / "vae" / "viewpoint_tiny_vae.safetensors"
+DIT_FILE = MODELS / "diffusion_models" / "viewpoint_tiny_33ch.safetensors"
+HELDOUT_PANORAMAS = ("courtyard", "forest")
+HELDOUT_SEEDS = range(1_000_000, 1_000_064)
+ERP_WIDTH, MAP_SIZE = 384, 256
+LENGTH, LONG = 9, 49
+SHRINK = 2  # a panorama is turned at twice the clip's width, then averaged
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much is made, and how long is trained."""
+
+    videos: range = range(200)
+    more: range = range(200, 240)
+    stills: range = range(10_000, 10_400)
+    long: range = range(20_000, 20_016)
+    turns: int = 6
+    vae_width: int = 8
+    vae_steps: int = 2000
+    heads: int = 3
+    layers: int = 8
+    ffn: int = 1024
+    batch: int = 4
+    steps: int = 2200
+    long_steps: int = 120
+    ablation_heads: int = 2
+    ablation_layers: int = 6
+    ablation_steps: int = 300
+    workers: int = 2
+    device: str = "cpu"
+
+
+BUDGETS = {
+    "cpu": Budget(),
+    "gpu": Budget(
+        range(600),
+        range(600, 1000),
+        range(10_000, 12_000),
+        range(20_000, 20_100),
+        turns=12,
+        vae_width=16,
+        vae_steps=8000,
+        batch=16,
+        steps=8000,
+        long_steps=600,
+        ablation_heads=3,
+        ablation_layers=8,
+        ablation_steps=2000,
+        workers=8,
+        device="cuda",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class AblationRun:
+    """One of the models that are compared: its Perspective blocks, and the picture that it is trained on."""
+
+    name: str
+    schedule: str
+    layout: str
+
+
+ABLATION = (
+    AblationRun("alternating", "alternating", "viewpoint"),
+    AblationRun("Pano only", "pano", "viewpoint"),
+    AblationRun("Perspective only", "perspective", "viewpoint"),
+    AblationRun("ERP", "pano", "erp"),
+    AblationRun("cubemap", "pano", "cubemap"),
+)
+
+
+class StepError(RuntimeError):
+    """A command of the trainer ended with an error, which it has printed."""
+
+
+def call(command: Callable[[list[str]], int], *flags: object, ok: Sequence[int] = (0,)) -> None:
+    """Run one of the trainer's commands."""
+    code = command([str(flag) for flag in flags])
+    if code not in ok:
+        raise StepError(f"{command.__module__} ended with status {code}")
+
+
+def shrunk(frames: torch.Tensor) -> torch.Tensor:
+    """ERP frames at half their size, each pixel the mean of four."""
+    return torch.nn.functional.avg_pool2d(frames, SHRINK)
+
+
+def write_turns(folder: Path, frames: int, clips: int) -> Path:
+    """Clips turned out of the CC0 panoramas, and their manifest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    items = []
+    for number, source in enumerate(sorted(PANORAMAS.glob("*.jpg"))):
+        split = "heldout" if source.stem in HELDOUT_PANORAMAS else "train"
+        erp = read_image(source)
+        for clip in range(clips):
+            file = folder / f"{source.stem}_{clip}_{ERP_WIDTH}x{frames}.mp4"
+            if not file.exists():
+                write_video(shrunk(turn_panorama(erp, frames, 100 * number + clip, FPS)), file, FPS)
+            size = (ERP_WIDTH, ERP_WIDTH // 2)
+            items.append(Item(file, 0, frames, FPS, *size, f"a panorama of the {source.stem}", "CC0", split))
+    write_manifest(items, folder / "manifest.jsonl")
+    return folder / "manifest.jsonl"
+
+
+def merge(manifests: Sequence[Path], target: Path) -> Path:
+    """One manifest of several."""
+    write_manifest([item for file in manifests for item in read_manifest(file)], target)
+    return target
+
+
+def make_data(folder: Path, budget: Budget) -> None:
+    """Render the worlds, turn the panoramas, and write the manifests."""
+    data, workers = folder / "data", budget.workers
+    turns = write_turns(data / "turns", LENGTH, budget.turns)
+    videos = write_clips(data / "videos", budget.videos, ERP_WIDTH, LENGTH, heldout=HELDOUT_SEEDS, workers=workers)
+    merge([videos, turns], data / "vae.jsonl")
+    more = write_clips(data / "more", budget.more, ERP_WIDTH, LENGTH, workers=workers)
+    stills = write_clips(data / "stills", budget.stills, ERP_WIDTH, 1, workers=workers)
+    merge([videos, turns, more, stills], data / "short.jsonl")
+    long = write_clips(data / "long", budget.long, ERP_WIDTH, LONG, workers=workers)
+    merge([long, write_turns(data / "long_turns", LONG, budget.turns // 2)], data / "long.jsonl")
+
+
+def train_the_vae(folder: Path, budget: Budget) -> None:
+    """The VAE from nothing."""
+    size = ("--width", budget.vae_width, "--steps", budget.vae_steps, "--device", budget.device)
+    data = ("--manifest", folder / "data" / "vae.jsonl", "--length", LENGTH, "--map-size", MAP_SIZE)
+    if not (folder / "vae" / "vae.safetensors").is_file():
+        call(train_vae.main, *data, *size, "--output", folder / "vae")
+
+
+def encode_all(folder: Path, budget: Budget) -> None:
+    """The two caches: short clips and stills, and long clips."""
+    vae = folder / "vae" / "vae.safetensors"
+    for name, length in (("short", LENGTH), ("long", LONG)):
+        flags = ("--manifest", folder / "data" / f"{name}.jsonl", "--cache", folder / f"cache_{name}", "--vae", vae)
+        flags += ("--no-text", "--map-size", MAP_SIZE, "--length", length, "--variants", 2, "--dtype", "bfloat16")
+        call(encode.main, *flags, "--device", budget.device)
+
+
+def train_the_model(folder: Path, budget: Budget) -> None:
+    """The model from nothing on short clips and stills, then on long clips."""
+    start = folder / "start.safetensors"
+    if not start.is_file():
+        write_transformer(new_transformer(budget.heads, budget.layers, budget.ffn, seed=0), start)
+    common = ("--preset", "tiny_viewpoint", "--vae", folder / "vae" / "vae.safetensors")
+    short = ("--model", start, "--cache", folder / "cache_short", "--output", folder / "short")
+    call(train.main, *common, *short, "--steps", budget.steps, "--batch-size", budget.batch)
+    middle = folder / "short.safetensors"
+    call(export.main, "checkpoint", folder / "short", middle, "--dtype", "float32")
+    long = ("--model", middle, "--cache", folder / "cache_long", "--output", folder / "long", "--lr", 3e-4)
+    batch = max(1, budget.batch // 4)
+    call(train.main, *common, *long, "--steps", budget.long_steps, "--batch-size", batch, "--warmup", 10)
+
+
+def export_all(folder: Path, budget: Budget) -> None:
+    """Put both models where the pack keeps them."""
+    VAE_FILE.parent.mkdir(parents=True, exist_ok=True)
+    DIT_FILE.parent.mkdir(parents=True, exist_ok=True)
+    VAE_FILE.write_bytes((folder / "vae" / "vae.safetensors").read_bytes())
+    call(export.main, "checkpoint", folder / "long", DIT_FILE)
+
+
+def run_folder(folder: Path, run: AblationRun) -> Path:
+    """Where a model of the comparison lies."""
+    return folder / "ablation" / run.name.lower().replace(" ", "_")
+
+
+def train_ablation(folder: Path, budget: Budget) -> None:
+    """The models that are compared: same clips, seeds, steps and start; three kinds of attention, three layouts."""
+    vae = folder / "vae" / "vae.safetensors"
+    start = folder / "ablation" / "start.safetensors"
+    if not start.is_file():
+        write_transformer(new_transformer(budget.ablation_heads, budget.ablation_layers, budget.ffn, seed=0), start)
+    for run in ABLATION:
+        cache, output = folder / f"cache_{run.layout}", run_folder(folder, run)
+        flags = ("--manifest", folder / "data" / "vae.jsonl", "--cache", cache, "--vae", vae, "--no-text")
+        flags += ("--map-size", MAP_SIZE, "--length", LENGTH, "--variants", 1, "--dtype", "bfloat16")
+        call(encode.main, *flags, "--device", budget.device, "--layout", run.layout)
+        flags = ("--preset", "tiny_viewpoint", "--vae", vae, "--model", start, "--cache", cache, "--output", output)
+        flags += ("--schedule", run.schedule, "--layout", run.layout, "--steps", budget.ablation_steps)
+        call(train.main, *flags, "--batch-size", budget.batch)
+        call(export.main, "checkpoint", output, output / "model.safetensors")
+
+
+STEPS = {
+    "data": make_data,
+    "vae": train_the_vae,
+    "encode": encode_all,
+    "train": train_the_model,
+    "export": export_all,
+    "ablation": train_ablation,
+}
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    has_gpu = torch.cuda.is_available()
+    parser.add_argument("--folder", type=Path, default=ROOT / "build" / "tiny", help="where to work (build/tiny)")
+    parser.add_argument("--budget", choices=BUDGETS, default="gpu" if has_gpu else "cpu", help="how much to do")
+    parser.add_argument("--until", choices=STEPS, default="export", help="the last step (export)")
+    options = parser.parse_args()
+    try:
+        for name, step in STEPS.items():
+            step(options.folder.resolve(), BUDGETS[options.budget])
+            if name == options.until:
+                break
+    except (StepError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

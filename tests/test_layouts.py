@@ -1,0 +1,78 @@
+"""The pictures that a panorama may be trained as: sizes, directions, and back to ERP."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.analytic import smooth
+from viewpoint_core.sphere import erp_directions
+from viewpoint_core.training import known_view
+from viewpoint_core.training.config import TrainingConfig, check_values
+from viewpoint_core.training.layouts import (
+    CUBEMAP,
+    ERP,
+    LAYOUTS,
+    VIEWPOINT,
+    faces_to_picture,
+    from_erp,
+    layout_directions,
+    picture_size,
+    picture_to_faces,
+    to_erp,
+)
+
+
+def smooth_erp(width: int) -> Tensor:
+    return smooth(erp_directions(width // 2, width)).float()[None]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_layout_has_whole_tokens_and_about_the_maps_pixels(layout: str) -> None:
+    height, width = picture_size(layout, 256)
+    assert height % 16 == 0
+    assert width % 16 == 0
+    assert 0.85 < height * width / 256**2 < 1.16
+    assert layout_directions(layout, 256).shape == (height, width, 3)
+    assert layout_directions(layout, 256, 2).shape == (2 * height, 2 * width, 3)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_smooth_panorama_survives_every_layout(layout: str) -> None:
+    erp = smooth_erp(256)
+    picture = from_erp(erp, layout, 256)
+    expected = smooth(layout_directions(layout, 256)).float()
+    assert (picture[0] - expected).abs().max() < 0.02
+    assert (to_erp(picture, layout, 256) - erp).abs().max() < 0.03
+
+
+@pytest.mark.parametrize("layout", [ERP, CUBEMAP])
+def test_a_fine_panorama_is_filtered(layout: str) -> None:
+    """A checkerboard of single pixels becomes grey, not moire."""
+    board = torch.arange(1024)[:, None] + torch.arange(2048)
+    picture = from_erp((board % 2).float()[None, None], layout, 64)
+    middle = picture[..., 8:24, :]  # near an ERP's poles a pixel of the board is wide across
+    assert (middle - 0.5).abs().mean() < 0.06
+
+
+def test_faces_lie_side_by_side_and_come_back() -> None:
+    faces = torch.arange(6.0)[:, None, None, None].expand(6, 1, 16, 16)
+    picture = faces_to_picture(faces)
+    assert picture[0, 8::16, 8::16].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert torch.equal(picture_to_faces(picture), faces)
+
+
+def test_a_view_covers_its_sixth_of_a_cubemap_and_of_the_sphere() -> None:
+    mask = known_view.view_mask(known_view.View(), 256, CUBEMAP)
+    assert float(picture_to_faces(mask[None])[0].mean()) == 1.0
+    assert float(mask.mean()) == pytest.approx(1 / 6, abs=0.01)
+    assert known_view.view_mask(None, 256, ERP).shape == picture_size(ERP, 256)
+
+
+def test_an_unknown_layout_and_one_with_perspective_blocks_are_refused() -> None:
+    with pytest.raises(ValueError, match="expected one of viewpoint, erp, cubemap"):
+        picture_size("fisheye", 256)
+    given = {"model": "m", "vae": "v", "cache": "c", "output": "o"}
+    check_values(TrainingConfig(**given, layout=ERP, schedule="pano"))
+    check_values(TrainingConfig(**given, layout=VIEWPOINT))
+    with pytest.raises(ValueError, match="no subregions"):
+        check_values(TrainingConfig(**given, layout=ERP))

@@ -1,0 +1,95 @@
+"""A small model to train from nothing, and training without captions."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training_runs import LENGTH, MAP, WIDTH, flags_of, write_turning_panorama
+from viewpoint_core import encode, train
+from viewpoint_core.training.cache import CachedClips
+from viewpoint_core.training.manifest import Item, write_manifest
+from viewpoint_core.training.new_model import new_transformer, write_transformer
+from viewpoint_core.training.vae_training import new_vae, write_vae
+from viewpoint_core.training.wan import pad_text, predict_velocity, prepare_transformer
+
+
+def test_it_starts_by_predicting_the_noisy_latent_brought_to_unit_length() -> None:
+    model = new_transformer(2, 2, 128, seed=0)
+    noisy = 3 * torch.randn(1, 16, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        made = model(noisy, torch.tensor([900.0]), torch.zeros(1, 1, 4096), return_dict=False)[0]
+    assert torch.corrcoef(torch.stack([made.flatten(), noisy.flatten()]))[0, 1] > 0.95
+    assert float(made.std()) == pytest.approx(1, abs=0.1)
+
+
+def test_its_file_is_one_that_the_trainer_widens(tmp_path: Path) -> None:
+    model = new_transformer(1, 2, 64, seed=0)
+    write_transformer(model, tmp_path / "start" / "model.safetensors")
+    loaded = prepare_transformer(tmp_path / "start" / "model.safetensors", "alternating")
+    assert loaded.config.in_channels == 33
+    assert torch.equal(loaded.patch_embedding.weight[:, :16], model.patch_embedding.weight)
+    assert torch.equal(new_transformer(1, 2, 64, seed=0).proj_out.weight, model.proj_out.weight)
+
+
+def test_an_empty_text_counts_as_one_row_and_gives_what_512_give() -> None:
+    model = new_transformer(1, 2, 64, seed=0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel())))
+        noisy, known = torch.randn(1, 16, 1, 4, 4), torch.zeros(1, 0, 1, 4, 4)
+        text = pad_text([torch.zeros(1, 4096)])
+        short = predict_velocity(model, noisy, known, torch.tensor([0.5]), text)
+        long = model(noisy, torch.tensor([500.0]), text, return_dict=False)[0]
+        other = predict_velocity(model, noisy, known, torch.tensor([0.5]), text + torch.eye(512, 4096))
+    assert (short - long).abs().max() < 1e-5
+    assert (short - other).abs().max() > 1e-4
+
+
+@pytest.fixture
+def untold(tmp_path: Path) -> dict[str, Path]:
+    """A cache without texts of clips that have captions, and the models."""
+    paths = {name: tmp_path / f"{name}.safetensors" for name in ("model", "vae")}
+    write_transformer(new_transformer(1, 2, 64, seed=0), paths["model"])
+    write_vae(new_vae(4, 0), paths["vae"])
+    clips = [write_turning_panorama(tmp_path / f"clip{i}", 20 * i) for i in range(2)]
+    items = [Item(clip, 0, LENGTH, 16.0, WIDTH, WIDTH // 2, f"yard {clip.name}", "CC0", "train") for clip in clips]
+    write_manifest(items, tmp_path / "manifest.jsonl")
+    return {**paths, "manifest": tmp_path / "manifest.jsonl"}
+
+
+def encode_flags(paths: dict[str, Path], cache: Path, *more: str) -> list[str]:
+    shared = ["--manifest", str(paths["manifest"]), "--cache", str(cache), "--vae", str(paths["vae"]), "--no-text"]
+    return [*shared, "--map-size", str(MAP), "--length", str(LENGTH), "--variants", "1", *more]
+
+
+@pytest.mark.parametrize(("layout", "schedule"), [("viewpoint", "alternating"), ("erp", "pano"), ("cubemap", "pano")])
+def test_a_model_trains_without_captions_on_every_layout(
+    layout: str, schedule: str, untold: dict[str, Path], tmp_path: Path
+) -> None:
+    cache = tmp_path / layout
+    assert encode.main(encode_flags(untold, cache, "--layout", layout)) == 0
+    clips = CachedClips(cache)
+    assert {row["caption"] for row in clips.rows} == {""}
+    assert not bool(clips.empty_text().any())
+    paths = {name: untold[name] for name in ("model", "vae")} | {"cache": cache}
+    run = flags_of(paths, tmp_path / f"run_{layout}", steps=2, layout=layout, schedule=schedule, shift=3)
+    assert train.main(run) == 0
+
+
+def test_a_cache_of_another_layout_is_refused(
+    untold: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert encode.main(encode_flags(untold, tmp_path / "erp", "--layout", "erp")) == 0
+    assert asdict(CachedClips(tmp_path / "erp").fingerprint)["projection"].startswith("erp-")
+    paths = {name: untold[name] for name in ("model", "vae")} | {"cache": tmp_path / "erp"}
+    assert train.main(flags_of(paths, tmp_path / "run", steps=1)) == 2
+    assert "another projection" in capsys.readouterr().err
+
+
+def test_no_text_and_a_text_encoder_exclude_each_other(
+    untold: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert encode.main(encode_flags(untold, tmp_path / "c", "--text-encoder", str(tmp_path))) == 2
+    assert "exclude each other" in capsys.readouterr().err

@@ -1,0 +1,139 @@
+"""The small VAE: how it starts, the scale of its latents, and a run that is stopped and goes on."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.training_runs import HEIGHT, LENGTH, MAP, WIDTH, write_turning_panorama
+from viewpoint_core import train_vae
+from viewpoint_core.training.manifest import Item, write_manifest
+from viewpoint_core.training.plan import generator_for
+from viewpoint_core.training.vae_training import (
+    draw_crops,
+    known_masks,
+    new_vae,
+    raw_latents,
+    reconstruction_psnr,
+    set_latent_scale,
+    vae_loss,
+    write_vae,
+)
+from viewpoint_core.training.wan_vae import encode_video, load_vae
+
+CPU = torch.device("cpu")
+
+
+def clips(count: int = 3, seed: int = 0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(0, 256, (3, 5, 64, 64), generator=generator, dtype=torch.uint8) for _ in range(count)]
+
+
+def manifest(folder: Path) -> Path:
+    items = [
+        Item(
+            write_turning_panorama(folder / f"clip{i}", 20 * i), 0, LENGTH, 16.0, WIDTH, HEIGHT, "a yard", "CC0", split
+        )
+        for i, split in enumerate(("train", "train", "heldout"))
+    ]
+    write_manifest(items, folder / "manifest.jsonl")
+    return folder / "manifest.jsonl"
+
+
+def flags(folder: Path, output: str, **options: object) -> list[str]:
+    values = {"manifest": folder / "manifest.jsonl", "output": folder / output, "map-size": MAP, "length": LENGTH}
+    values |= {"width": 4, "crop": 32, "batch-size": 2, "steps": 5, "still-steps": 3, "device": "cpu", **options}
+    return [part for name, value in values.items() for part in (f"--{name}", str(value))]
+
+
+def test_a_new_vae_treats_a_still_video_as_its_picture() -> None:
+    vae = new_vae(4, 0)
+    picture = torch.rand(1, 3, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        one = vae.encode(picture).latent_dist.mean
+        many = vae.encode(picture.expand(-1, -1, 9, -1, -1)).latent_dist.mean
+        assert many.shape[2] == 3
+        assert (many - one).abs().max() < 1e-5
+        assert (vae.decode(many).sample - vae.decode(one).sample).abs().max() < 1e-5
+
+
+def test_every_weight_learns_from_videos() -> None:
+    vae = new_vae(4, 0)
+    for _ in range(2):  # behind a branch that ends in zeros nothing moves in the first step
+        video = draw_crops(clips(), known_masks(64, 0), batch=2, size=32, length=5, seed=0, step=0)
+        vae_loss(vae, video, generator_for("noise"))[0].backward()
+        with torch.no_grad():
+            for weight in vae.parameters():
+                weight -= 0.1 * weight.grad
+    assert all(bool(weight.grad.any()) for weight in vae.parameters())
+
+
+def test_the_latents_get_wans_scale_and_the_video_stays() -> None:
+    vae, some = new_vae(4, 0), clips()
+    video = some[0][None].float() / 127.5 - 1
+    with torch.no_grad():
+        before = vae.decode(vae.encode(video).latent_dist.mean, return_dict=False)[0]
+        spread = vae.encode(video).latent_dist.std
+        set_latent_scale(vae, some, CPU)
+        after = vae.decode(vae.encode(video).latent_dist.mean, return_dict=False)[0]
+    assert (after - before).abs().max() < 1e-4
+    latents = torch.cat([encode_video(vae, clip[None].float() / 127.5 - 1)[0].flatten(1) for clip in some], dim=1)
+    assert latents.mean(1).abs().max() < 1e-3
+    assert (latents.std(1) - 1).abs().max() < 1e-3
+    posterior = vae.encode(video).latent_dist
+    raw = torch.cat([latent.flatten(1) for latent in raw_latents(vae, some, CPU)], dim=1)
+    assert torch.allclose(raw.std(1), torch.tensor(vae.config.latents_std), rtol=1e-3)
+    assert not torch.allclose(posterior.std, spread)
+
+
+def test_crops_are_a_function_of_seed_and_step_and_some_are_partly_grey() -> None:
+    some, masks = clips(), known_masks(64, 0)
+    crops = [draw_crops(some, masks, batch=8, size=32, length=5, seed=0, step=step) for step in (0, 0, 1)]
+    assert torch.equal(crops[0], crops[1])
+    assert not torch.equal(crops[0], crops[2])
+    grey = torch.cat([(crop == 0).flatten(1).float().mean(1) for crop in crops[1:]])
+    assert 0 < int((grey > 0.05).sum()) < len(grey)
+
+
+def test_the_written_file_is_the_vae(tmp_path: Path) -> None:
+    vae = new_vae(4, 0)
+    write_vae(vae, tmp_path / "models" / "vae.safetensors")
+    loaded = load_vae(tmp_path / "models" / "vae.safetensors")
+    for name, weight in vae.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], weight), name
+    assert reconstruction_psnr(loaded, clips(1), CPU) == reconstruction_psnr(vae.eval(), clips(1), CPU)
+
+
+def test_a_stopped_run_goes_on_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C among the single frames, when part of the weights has not been reached yet."""
+    manifest(tmp_path)
+    assert train_vae.main(flags(tmp_path, "whole")) == 0
+    real_step = train_vae.train_step
+
+    def stop_at_two(run: train_vae.VaeRun) -> float:
+        if run.step == 2:
+            raise KeyboardInterrupt
+        return real_step(run)
+
+    monkeypatch.setattr(train_vae, "train_step", stop_at_two)
+    assert train_vae.main(flags(tmp_path, "stopped")) == 130
+    monkeypatch.setattr(train_vae, "train_step", real_step)
+    assert train_vae.main(flags(tmp_path, "stopped")) == 0
+    whole, stopped = ((tmp_path / name / train_vae.FILE).read_bytes() for name in ("whole", "stopped"))
+    assert whole == stopped
+
+
+def test_options_that_cannot_be_are_refused_before_anything_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for options, reason in (
+        ({"crop": 36}, "multiple of 8"),
+        ({"crop": 128}, "do not fit"),
+        ({"crop-length": 4}, "4k + 1"),
+        ({"steps": 0}, "above 0"),
+    ):
+        assert train_vae.main(flags(tmp_path, "out", **options)) == 2
+        assert reason in capsys.readouterr().err
+    write_manifest([], tmp_path / "manifest.jsonl")
+    assert train_vae.main(flags(tmp_path, "out")) == 2

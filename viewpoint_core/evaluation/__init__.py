@@ -1,0 +1,1 @@
+"""Scores of generated panoramas that need no trained network."""

@@ -1,0 +1,208 @@
+"""Train a small Wan2.1 VAE from scratch: python -m viewpoint_core.train_vae. A real-size model uses Wan's own VAE."""
+
+import argparse
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+from tqdm import tqdm
+
+from .conditioning import check_length
+from .training.plan import generator_for, lr_at
+from .training.state import check_facts, collect_tensors, load_state, newest_checkpoint, save_state, write_tensors
+from .training.vae_training import (
+    draw_crops,
+    known_masks,
+    new_vae,
+    read_clips,
+    reconstruction_psnr,
+    set_latent_scale,
+    vae_loss,
+    write_vae,
+)
+from .viewpoint_map import check_map_size
+
+EPILOG = """\
+All clips are held in memory as maps. The run's checkpoints lie in OUTPUT/checkpoints; the same command goes on from the
+newest. At the end OUTPUT/vae.safetensors is written, in the format that ComfyUI's VAELoader takes.
+"""
+FILE = "vae.safetensors"
+SAVE_EVERY = 200
+WARMUP = 20
+CLIP_NORM = 1.0
+HELDOUT_SHOWN = 8
+
+
+@dataclass
+class VaeRun:
+    """What a run holds on to."""
+
+    options: argparse.Namespace
+    vae: AutoencoderKLWan
+    optimizer: torch.optim.Optimizer
+    clips: list[Tensor]
+    masks: Tensor
+    step: int = 0
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m viewpoint_core.train_vae",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--manifest", type=Path, required=True, nargs="+", metavar="FILE", help="videos of panoramas")
+    add("--output", type=Path, required=True, metavar="DIR", help="folder for checkpoints and the VAE")
+    add("--width", type=int, default=8, help="base width; Wan's own is 96 [8]")
+    add("--map-size", type=int, default=256, help="side of the ViewPoint map in pixels [256]")
+    add("--length", type=int, default=9, help="frames of a clip, 4k + 1 [9]")
+    add("--fps", type=float, default=16.0, help="frames a second [16]")
+    add("--crop", type=int, default=64, help="side of the crops that it trains on, a multiple of 8 [64]")
+    add("--crop-length", type=int, default=5, help="frames of a crop, 4k + 1 [5]")
+    add("--batch-size", type=int, default=16, help="crops a step [16]")
+    add("--steps", type=int, default=2000, help="optimiser steps [2000]")
+    add("--still-steps", type=int, default=1300, help="so many of them first, on single frames [1300]")
+    add("--lr", type=float, default=3e-3, help="learning rate, which falls to 0 as a cosine [0.003]")
+    add("--seed", type=int, default=0, help="every random number follows from it and from the step [0]")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where it runs [%(default)s]")
+    return parser.parse_args(arguments)
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Raise ValueError for options that cannot be, before anything is read."""
+    check_map_size(options.map_size)
+    check_length(options.length)
+    check_length(options.crop_length)
+    if options.crop % 8 or not 0 < options.crop <= options.map_size or options.crop_length > options.length:
+        raise ValueError(
+            f"crops of {options.crop_length} frames of side {options.crop} do not fit clips of {options.length} frames "
+            f"of side {options.map_size}; expected a side that is a multiple of 8"
+        )
+    if min(options.width, options.batch_size, options.steps) < 1 or not options.lr > 0:
+        raise ValueError("expected --width, --batch-size, --steps and --lr above 0")
+
+
+def facts_of(options: argparse.Namespace) -> dict[str, Any]:
+    """What a checkpoint must agree with before a run goes on from it."""
+    return {name: getattr(options, name) for name in ("width", "map_size", "length", "seed", "crop", "crop_length")}
+
+
+def read_all(options: argparse.Namespace, split: str) -> list[Tensor]:
+    """The clips of all manifests."""
+    found = [read_clips(file, split, options.map_size, options.length, options.fps) for file in options.manifest]
+    return [clip for clips in found for clip in clips]
+
+
+def start(options: argparse.Namespace) -> VaeRun:
+    """Read the clips, make the VAE, and go on from the newest checkpoint if there is one."""
+    vae = new_vae(options.width, options.seed).to(options.device)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=options.lr, betas=(0.9, 0.98), weight_decay=0.0)
+    clips = read_all(options, "train")
+    if not clips:
+        raise ValueError(f"{', '.join(map(str, options.manifest))}: expected videos to train on")
+    run = VaeRun(options, vae, optimizer, clips, known_masks(options.map_size, options.seed))
+    found = newest_checkpoint(options.output)
+    if found is not None:
+        run.step = check_facts(found, facts_of(options))["step"]
+        load_state(found, vae, optimizer, None)
+        print(f"Going on from {found}, step {run.step}", file=sys.stderr)
+    return run
+
+
+def train_step(run: VaeRun) -> float:
+    """One optimiser step; the mean squared error."""
+    options, device = run.options, torch.device(run.options.device)
+    still = run.step < options.still_steps
+    crops = draw_crops(
+        run.clips,
+        run.masks,
+        batch=options.batch_size,
+        size=options.crop,
+        length=1 if still else options.crop_length,
+        seed=options.seed,
+        step=run.step,
+    ).to(device)
+    for group in run.optimizer.param_groups:
+        group["lr"] = lr_at(run.step, lr=options.lr, warmup=WARMUP, steps=options.steps, decay="cosine")
+    with torch.autocast(device.type, torch.bfloat16):
+        loss, error = vae_loss(run.vae, crops, generator_for(options.seed, "posterior", run.step))
+    loss.backward()
+    for weight in run.vae.parameters():
+        if weight.grad is None:  # of what single frames do not reach; checkpoints hold moments of every weight
+            weight.grad = torch.zeros_like(weight)
+    norm = clip_grad_norm_(run.vae.parameters(), CLIP_NORM)
+    if not bool(torch.isfinite(norm)):
+        raise ValueError(f"the gradient is no number at step {run.step}; try a lower --lr")
+    run.optimizer.step()
+    run.optimizer.zero_grad(set_to_none=True)
+    run.step += 1
+    return float(error)
+
+
+def save(run: VaeRun) -> None:
+    """Write a checkpoint."""
+    tensors = collect_tensors(run.vae, run.optimizer, None)[0]
+    write = partial(write_tensors, {name: tensor.contiguous() for name, tensor in tensors.items()})
+    save_state(run.options.output, write, facts_of(run.options), step=run.step, keep=1)
+
+
+def train(run: VaeRun) -> None:
+    """Train to the last step; Ctrl-C leaves a checkpoint."""
+    mean = None
+    with tqdm(total=run.options.steps, initial=run.step, desc="vae", unit="step") as bar:
+        try:
+            while run.step < run.options.steps:
+                error = train_step(run)
+                mean = error if mean is None else 0.98 * mean + 0.02 * error
+                bar.set_postfix(psnr=f"{10 * torch.tensor(4 / mean).log10():.2f}", refresh=False)
+                bar.update()
+                if run.step % SAVE_EVERY == 0:
+                    save(run)
+        except KeyboardInterrupt:
+            save(run)
+            raise
+
+
+def finish(run: VaeRun) -> Path:
+    """Give the latents Wan's scale, write the file, and say how well held-out clips come back."""
+    device = torch.device(run.options.device)
+    run.vae.eval()
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cpu"):
+        set_latent_scale(run.vae, run.clips, device)
+        file = run.options.output / FILE
+        write_vae(run.vae, file)
+        heldout = read_all(run.options, "heldout")[:HELDOUT_SHOWN]
+        scores = reconstruction_psnr(run.vae, heldout, device)
+    if scores:
+        print(f"Held-out clips come back at {sum(scores) / len(scores):.2f} dB")
+    return file
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; 0, 2 on bad input, 130 when stopped."""
+    try:
+        options = parse(arguments)
+        check_options(options)
+        run = start(options)
+        train(run)
+        print(finish(run))
+    except (ValueError, OSError) as error:
+        print(f"train_vae: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("train_vae: stopped; start it again to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,173 @@
+"""A small Wan2.1 VAE trained from scratch: its start, the crops it sees, its loss, its latents' scale."""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import (
+    WanAttentionBlock,
+    WanCausalConv3d,
+    WanResample,
+    WanResidualBlock,
+)
+from torch import Tensor, nn
+from torch.nn import init
+from tqdm import tqdm
+
+from .clips import Sampling, load_map, map_to_video, plan_clips
+from .known_view import draw_view, known_video, view_mask
+from .manifest import read_manifest
+from .plan import generator_for
+from .wan_vae import channels_last, original_vae_key
+from .weights import lazy, write_safetensors
+
+KNOWN_SHARE = 0.25  # of the crops: as the condition has them, grey beyond a view
+KNOWN_VIEWS = 32
+KL_WEIGHT = 3e-4
+LATENT_SHARE = 64  # clips whose latents give the scale
+
+
+def zero(*modules: nn.Module) -> None:
+    """Set weights and biases to zero."""
+    for module in modules:
+        init.zeros_(module.weight)
+        init.zeros_(module.bias)
+
+
+@torch.no_grad()
+def start_time(module: WanResample) -> None:
+    """Halving time starts as the mean of two frames, doubling it as showing each frame twice."""
+    conv = module.time_conv
+    zero(conv)
+    same = torch.eye(module.dim)[:, :, None, None]
+    if conv.out_channels == module.dim:
+        conv.weight[:, :, -2:] = same.unsqueeze(2) / 2
+    else:
+        conv.weight[:, :, -1] = torch.cat([same, same])
+
+
+@torch.no_grad()
+def new_vae(width: int, seed: int) -> AutoencoderKLWan:
+    """A VAE of base width `width` (stock: 96) that starts simple.
+
+    Residual branches end in zeros, so it is nearly linear. Convolutions look at the present frame alone, so what it
+    learns on single pictures holds for videos from their first step on.
+    """
+    torch.manual_seed(seed)
+    vae = AutoencoderKLWan(base_dim=width)
+    for module in vae.modules():
+        if isinstance(module, WanCausalConv3d) and module.kernel_size == (3, 3, 3):
+            module.weight[:, :, :-1] = 0
+        if isinstance(module, WanResample) and hasattr(module, "time_conv"):
+            start_time(module)
+        if isinstance(module, WanResidualBlock):
+            zero(module.conv2)
+        if isinstance(module, WanAttentionBlock):
+            zero(module.proj)
+    return channels_last(vae)
+
+
+def read_clips(manifest: Path, split: str, map_size: int, length: int, fps: float) -> list[Tensor]:
+    """A manifest's clips of one split as maps uint8 (3, T, S, S), all in memory; images are left out."""
+    items = [item for item in read_manifest(manifest) if item.split == split and item.fps]
+    specs, short = plan_clips(items, manifest.absolute().parent, Sampling(length, fps, variants=1))
+    if short:
+        raise ValueError(f"{manifest}: {short[0].name}: {short[0].reason}")
+    return [load_map(spec, map_size) for spec in tqdm(specs, desc=f"{split} clips", unit="clip")]
+
+
+def known_masks(map_size: int, seed: int) -> Tensor:
+    """Masks of random views on the map: bool (n, S, S)."""
+    generator = generator_for(seed, "known masks")
+    views = (draw_view("wide", generator=generator) for _ in range(KNOWN_VIEWS))
+    return torch.stack([view_mask(view, map_size) for view in views]).bool()
+
+
+def random_below(limit: int, generator: torch.Generator) -> int:
+    """An integer in [0, limit)."""
+    return int(torch.randint(limit, (), generator=generator))
+
+
+def draw_crop(clips: Sequence[Tensor], masks: Tensor, size: int, length: int, generator: torch.Generator) -> Tensor:
+    """A random part of a random clip, turned and mirrored, (3, length, size, size) in [-1, 1]; some half known."""
+    clip = clips[random_below(len(clips), generator)]
+    top, left = (random_below(clip.shape[-1] - size + 1, generator) for _ in range(2))
+    first = random_below(clip.shape[1] - length + 1, generator)
+    window = (slice(top, top + size), slice(left, left + size))
+    video = map_to_video(clip[(slice(None), slice(first, first + length), *window)])
+    mask = masks[(random_below(len(masks), generator), *window)]
+    if float(torch.rand((), generator=generator)) < KNOWN_SHARE:
+        video = known_video(video[None], mask[None].float())[0]
+    video = torch.rot90(video, random_below(4, generator), dims=(-2, -1))
+    return video.flip(-1) if random_below(2, generator) else video
+
+
+def draw_crops(
+    clips: Sequence[Tensor], masks: Tensor, *, batch: int, size: int, length: int, seed: int, step: int
+) -> Tensor:
+    """The crops (batch, 3, length, size, size) of a step, a function of the seed and the step."""
+    generator = generator_for(seed, "crops", step)
+    crops = [draw_crop(clips, masks, size, length, generator) for _ in range(batch)]
+    return torch.stack(crops).contiguous(memory_format=torch.channels_last_3d)
+
+
+def vae_loss(vae: AutoencoderKLWan, video: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """(loss, mean squared error) of a video (B, 3, T, H, W) in [-1, 1] through the posterior's sample."""
+    posterior = vae.encode(video).latent_dist
+    noise = torch.randn(posterior.mean.shape, generator=generator).to(posterior.mean)
+    decoded = vae.decode(posterior.mean + posterior.std * noise, return_dict=False)[0]
+    error = (decoded.float() - video).square().mean()
+    mean, log = posterior.mean.float(), posterior.logvar.float()
+    divergence = 0.5 * (mean.square() + log.exp() - 1 - log).mean()
+    return error + KL_WEIGHT * divergence, error.detach()
+
+
+@torch.no_grad()
+def raw_latents(vae: AutoencoderKLWan, clips: Sequence[Tensor], device: torch.device) -> Iterator[Tensor]:
+    """The posterior's mean (C, t, h, w) of whole maps, before the model's scale."""
+    for clip in clips:
+        yield vae.encode(map_to_video(clip[None].to(device)).to(vae.dtype)).latent_dist.mean[0].float()
+
+
+@torch.no_grad()
+def set_latent_scale(vae: AutoencoderKLWan, clips: Sequence[Tensor], device: torch.device) -> None:
+    """Scale the latents, in the weights around them, to the mean and deviation that Wan's latent format takes off.
+
+    Loaders know only Wan's own numbers; after this, a latent in the model's scale has mean 0 and deviation 1. What the
+    VAE decodes stays the same.
+    """
+    chosen = clips[:: max(1, len(clips) // LATENT_SHARE)]
+    values = torch.cat([latent.flatten(1) for latent in raw_latents(vae, chosen, device)], dim=1)
+    wanted_mean, wanted_std = (
+        torch.tensor(numbers, device=device) for numbers in (vae.config.latents_mean, vae.config.latents_std)
+    )
+    scale = wanted_std / values.std(1).clamp(min=1e-6)
+    shift = wanted_mean - scale * values.mean(1)
+    channels = len(scale)
+    quant, post = vae.quant_conv, vae.post_quant_conv
+    quant.weight[:channels] *= scale[:, None, None, None, None]
+    quant.bias[:channels] = quant.bias[:channels] * scale + shift
+    quant.bias[channels:] += 2 * scale.log()
+    post.weight /= scale[None, :, None, None, None]
+    post.bias -= post.weight.sum((2, 3, 4)) @ shift
+
+
+@torch.no_grad()
+def reconstruction_psnr(vae: AutoencoderKLWan, clips: Sequence[Tensor], device: torch.device) -> list[float]:
+    """PSNR in dB of each clip's map, encoded and decoded, as 8-bit pixels are compared: peak 255."""
+    scores = []
+    for clip, latent in zip(clips, raw_latents(vae, clips, device), strict=True):
+        decoded = vae.decode(latent[None].to(vae.dtype), return_dict=False)[0][0].float().clamp(-1, 1)
+        error = (decoded - map_to_video(clip.to(device))).square().mean()
+        scores.append(10 * math.log10(4 / float(error)))
+    return scores
+
+
+def write_vae(vae: AutoencoderKLWan, file: Path, dtype: torch.dtype = torch.float32) -> None:
+    """The VAE as ComfyUI's VAELoader takes it, under the original names."""
+    tensors = {original_vae_key(name): lazy(tensor, dtype) for name, tensor in vae.state_dict().items()}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    for _ in write_safetensors(tensors, {"format": "pt"}, file):
+        pass
