@@ -2,10 +2,11 @@ PYTHON ?= python3
 VENV_PYTHON := .venv/bin/python
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+TINY_ARGS ?=
 LOCK := $(VENV_PYTHON) -m uv pip compile --universal --python-version 3.10 --generate-hashes \
 	--no-annotate --no-header --no-emit-index-url --quiet
 
-.PHONY: help env host demo test test-training lint format lock clean
+.PHONY: help env host demo test test-training train-tiny score-tiny lint format lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -17,7 +18,7 @@ env: ## Make .venv from requirements/dev.lock
 host: env ## Provide a ComfyUI (COMFYUI_DIR, or a download into .host) and print its folder
 	@$(VENV_PYTHON) scripts/host.py
 
-demo: env ## Run scripts/demo.py in that ComfyUI (DEMO_ARGS=...)
+demo: env ## Turn the sample clip and photo into 360 videos in that ComfyUI (DEMO_ARGS=...)
 	@host="$$($(VENV_PYTHON) scripts/host.py)" && COMFYUI_DIR="$$host" $(VENV_PYTHON) scripts/demo.py $(DEMO_ARGS)
 
 test: env ## Run the tests but the training runs (PYTEST_ARGS=...)
@@ -25,6 +26,12 @@ test: env ## Run the tests but the training runs (PYTEST_ARGS=...)
 
 test-training: env ## Run the trainer's whole runs on tiny models (PYTEST_ARGS=...)
 	@$(VENV_PYTHON) -m pytest -q -m training $(PYTEST_ARGS)
+
+train-tiny: env ## Rebuild the tiny model that ships with the pack (TINY_ARGS=...): hours on a CPU, minutes on a GPU
+	@$(VENV_PYTHON) scripts/train_tiny.py $(TINY_ARGS)
+
+score-tiny: env ## Measure the tiny model, after make train-tiny TINY_ARGS="--until ablation", into docs/tiny-model.md
+	@$(VENV_PYTHON) benchmarks/tiny_model.py --write
 
 lint: env ## Check style, format and that every signature has types
 	@$(VENV_PYTHON) -m ruff check .

@@ -1,8 +1,11 @@
 """The pack's nodes, in the host's V3 API. Imported by the entrypoint only, since it needs the host."""
 
+from pathlib import Path
+
 from comfy_api.latest import ComfyExtension, io
 
 from .conditioning import ViewPointConditioning
+from .host import offer_models
 from .model import ViewPointPatchModel
 from .output import ViewPointSave360Image, ViewPointSave360Video
 from .projection import (
@@ -14,7 +17,9 @@ from .projection import (
     ViewPointToERP,
 )
 from .sampling import ViewPointSampler
-from .text_embedding import ViewPointLoadTextEmbedding, ViewPointSaveTextEmbedding
+from .text_embedding import ViewPointEmptyPrompt, ViewPointLoadTextEmbedding, ViewPointSaveTextEmbedding
+
+TINY_MODELS = Path(__file__).parents[1] / "workflows" / "assets" / "models"
 
 NODES: list[type[io.ComfyNode]] = [
     ViewPointFromERP,
@@ -28,6 +33,7 @@ NODES: list[type[io.ComfyNode]] = [
     ViewPointSampler,
     ViewPointSaveTextEmbedding,
     ViewPointLoadTextEmbedding,
+    ViewPointEmptyPrompt,
     ViewPointSave360Video,
     ViewPointSave360Image,
 ]
@@ -37,5 +43,6 @@ class ViewPointExtension(ComfyExtension):
     """What the host asks the pack for."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """All nodes."""
+        """All nodes; from now on the host's loaders list the tiny models that come with the pack."""
+        offer_models(TINY_MODELS)
         return NODES

@@ -129,6 +129,12 @@ def folder(kind: str) -> Path:
     return Path(directories[kind]())
 
 
+def offer_models(folder_with_kinds: Path) -> None:
+    """Have the host's loaders list what lies in a folder's subfolders, each named as a kind of model of the host."""
+    for kind in sorted(path for path in folder_with_kinds.glob("*") if path.is_dir()):
+        folder_paths.add_model_folder_path(kind.name, str(kind))
+
+
 def output_path(prefix: str, suffix: str, width: int = 0, height: int = 0) -> tuple[Path, str]:
     """A new file name in the host's output folder, counted like the host's own, and its subfolder there.
 

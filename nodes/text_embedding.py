@@ -154,3 +154,26 @@ class ViewPointLoadTextEmbedding(io.ComfyNode):
     def fingerprint_inputs(cls, file: str) -> float:
         """Run again when the file changed."""
         return resolve(file).stat().st_mtime
+
+
+class ViewPointEmptyPrompt(io.ComfyNode):
+    """Nothing -> CONDITIONING."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="ViewPointEmptyPrompt",
+            display_name="ViewPoint: empty prompt",
+            category=CATEGORY,
+            description="No prompt, and no text encoder: for models trained without captions, such as the tiny one.",
+            inputs=[],
+            outputs=[
+                io.Conditioning.Output(display_name="conditioning", tooltip="What padding is to Wan: one row of zeros.")
+            ],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        """One row of zeros: attention over several equal rows would give the same."""
+        return io.NodeOutput([[torch.zeros(1, 1, TEXT_DIM), {}]])

@@ -25,6 +25,7 @@ STOCK_UNET = "wan2.1_t2v_1.3B_bf16.safetensors"
 VAE = "wan_2.1_vae.safetensors"
 CLIP = "umt5_xxl_fp8_e4m3fn_scaled.safetensors"
 MAP_SIZE, LENGTH, FPS = 736, 49, 16.0
+TINY_UNET, TINY_VAE, TINY_MAP_SIZE = "viewpoint_tiny_33ch.safetensors", "viewpoint_tiny_vae.safetensors", 256
 
 CLIP_PROMPT = (
     "A real place in natural light, seen all around from where the camera stands. The camera turns slowly. "
@@ -75,6 +76,19 @@ TEXT_NOTE = f"""# Text to 360
 
 {MODEL_NOTE}No input file. The 2:1 video, {LENGTH} frames at {FPS:g} frames per second, is saved in `output/viewpoint`.
 Describe the whole surroundings in the prompt.
+"""
+TINY_NOTE = f"""# {{title}}, with the tiny model
+
+Nothing to download: `{TINY_UNET}` and `{TINY_VAE}` come with this pack, and run on a CPU in a few minutes.
+They show how the pieces work together. The model was trained for an hour on a CPU, on small procedural worlds and
+six real panoramas, without captions: expect soft pictures of {TINY_MAP_SIZE} pixels' worth, and use a ViewPoint model
+of real size for real work.
+
+Input, in the `input` folder (or use the upload button):
+
+- {{source}}
+
+The video is saved in `output/viewpoint`, marked as 360 degrees.
 """
 ERP_NOTE = """# Panorama to ViewPoint map and back
 
@@ -205,6 +219,52 @@ def text_to_360() -> Graph:
     return Graph(generation_nodes("text_to_360", TEXT_PROMPT, {}), TEXT_NOTE)
 
 
+def tiny_graph(name: str, title: str, source: str, view: dict[str, Node], place: Node) -> Graph:
+    """Video or image to 360 with the models that come with the pack: no captions, few steps."""
+    prompt = Link("prompt", "conditioning")
+    conditioned = {part: Link("conditioning", part) for part in ("positive", "negative", "latent")}
+    sizes = {"map_size": TINY_MAP_SIZE, "length": LENGTH}
+    sampling = {"seed": 0, "steps": 8, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "shift": 3.0}
+    decode = {"samples": Link("sampler", "latent"), "vae": Link("vae", "VAE")}
+    nodes = {
+        **view,
+        "place": place,
+        "model": Node("UNETLoader", {"unet_name": TINY_UNET, "weight_dtype": "default"}),
+        "vae": Node("VAELoader", {"vae_name": TINY_VAE}),
+        "prompt": Node("ViewPointEmptyPrompt"),
+        "conditioning": Node(
+            "ViewPointConditioning",
+            {"positive": prompt, "negative": prompt, "vae": Link("vae", "VAE"), **sizes, **known_map()},
+        ),
+        "sampler": Node("ViewPointSampler", {"model": Link("model", "MODEL"), **conditioned, **sampling}),
+        "decode": Node("VAEDecode", decode),
+        "erp": Node("ViewPointToERP", {"viewpoint": Link("decode", "IMAGE")}),
+        "save": Node(
+            "ViewPointSave360Video", {"erp": Link("erp", "erp"), "filename_prefix": f"viewpoint/{name}", "fps": FPS}
+        ),
+    }
+    return Graph(nodes, TINY_NOTE.format(title=title, source=source))
+
+
+def tiny_place(view: Link, length: int) -> Node:
+    return Node("ViewPointPlaceView", {"view": view, "map_size": TINY_MAP_SIZE, "length": length, "fov_deg": 90.0})
+
+
+def tiny_video_to_360() -> Graph:
+    view = {
+        "load": Node("LoadVideo", {"file": "sample_clip.mp4"}),
+        "frames": Node("GetVideoComponents", {"video": Link("load", "VIDEO")}),
+    }
+    source = f"`sample_clip.mp4`: any clip of {LENGTH} frames at {FPS:g} frames per second."
+    return tiny_graph("tiny_video", "Video to 360", source, view, tiny_place(Link("frames", "images"), 0))
+
+
+def tiny_image_to_360() -> Graph:
+    view = {"load": Node("LoadImage", {"image": "sample_photo.png"})}
+    source = f"`sample_photo.png`: any RGB photo. It is the first of {LENGTH} frames."
+    return tiny_graph("tiny_image", "Image to 360", source, view, tiny_place(Link("load", "IMAGE"), LENGTH))
+
+
 def erp_roundtrip() -> Graph:
     nodes = {
         "load": Node("LoadImage", {"image": "sample_erp.png"}),
@@ -220,6 +280,8 @@ GRAPHS = {
     "image_to_360": image_to_360,
     "text_to_360": text_to_360,
     "erp_roundtrip": erp_roundtrip,
+    "tiny_video_to_360": tiny_video_to_360,
+    "tiny_image_to_360": tiny_image_to_360,
 }
 
 

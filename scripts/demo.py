@@ -1,7 +1,8 @@
-"""Runs the shipped video-to-360 workflow on the sample clip in a real ComfyUI server, on the CPU.
+"""Runs the shipped workflows of the tiny model in a real ComfyUI server, on the CPU: the sample clip and the sample photo
+become 360-degree videos.
 
-Until trained weights ship it makes tiny untrained models in the stock file formats, so the picture is noise; everything
-else is what a user's ComfyUI does. The last line on stdout is the path of the 360-degree video.
+The models come with the pack, so everything is what a user's ComfyUI does. FOLDER/pictures gets the input, the map, the
+panorama and its six faces as pictures. The last line on stdout is the path of the clip's 360-degree video.
 """
 
 import argparse
@@ -9,9 +10,12 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
+import torch
+from PIL import Image
+from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
@@ -20,20 +24,32 @@ if str(ROOT) not in sys.path:
 from scripts.comfy_client import ComfyClient, ComfyError, Workflow  # noqa: E402
 from scripts.comfy_server import ComfyServer, make_base_directory  # noqa: E402
 from scripts.host import HostError, provide_host  # noqa: E402
-from scripts.tiny_models import write_models, write_text_embedding  # noqa: E402
-from scripts.workflow_edit import nodes_of, read_workflow, with_inputs, with_map_size, with_saved_embeddings  # noqa: E402
+from scripts.make_sample_clip import read_image, to_pixels  # noqa: E402
+from scripts.workflow_edit import nodes_of, read_workflow, with_inputs  # noqa: E402
+from viewpoint_core.training.watch import six_faces  # noqa: E402
 
-WORKFLOW = ROOT / "workflows" / "api" / "video_to_360.json"
-CLIP = ROOT / "workflows" / "assets" / "sample_clip.mp4"
+API = ROOT / "workflows" / "api"
+ASSETS = ROOT / "workflows" / "assets"
 TIMEOUT = 1800
-UNTRAINED = (
-    "No trained ViewPoint weights ship yet: this demo makes tiny UNTRAINED models (random weights) in the stock file "
-    "formats. The video shows that everything runs; its picture is noise."
-)
+MAP_FRAMES = "map_frames"
 
 
 class DemoError(Exception):
     """What went wrong, for the user."""
+
+
+class Example(NamedTuple):
+    """A workflow, its input file, and which frame is shown."""
+
+    workflow: str
+    source: str
+    shown: int
+
+
+EXAMPLES = (
+    Example("tiny_video_to_360", "sample_clip.mp4", 24),
+    Example("tiny_image_to_360", "sample_photo.png", 0),
+)
 
 
 def say(text: str) -> None:
@@ -53,67 +69,80 @@ class Progress:
         node = self.workflow.get(str(data.get("node")), {})
         if kind == "executing" and node:
             say(f"[{time.monotonic() - self.start:5.1f} s] {node['class_type']}")
-        elif kind == "progress" and node:
+        elif kind == "progress" and node and node["class_type"] == "ViewPointSampler":
             say(f"[{time.monotonic() - self.start:5.1f} s]   {data['value']} of {data['max']}")
 
 
-def upload_inputs(client: ComfyClient, folder: Path) -> list[str]:
-    """Upload the clip and two saved prompts. Returns their names on the server."""
-    prompts = [folder / "demo_positive.safetensors", folder / "demo_negative.safetensors"]
-    for seed, file in enumerate(prompts):
-        write_text_embedding(file, seed=seed)
-    return [client.upload_file(file) for file in (CLIP, *prompts)]
+def demo_workflow(example: Example, seed: int) -> Workflow:
+    """The shipped workflow; besides, the map's frames are saved."""
+    workflow = with_inputs(read_workflow(API / f"{example.workflow}.json"), {"ViewPointSampler": {"seed": seed}})
+    (decode,) = nodes_of(workflow, "VAEDecode")
+    save = {"images": [decode, 0], "filename_prefix": f"maps/{example.workflow}"}
+    return {**workflow, MAP_FRAMES: {"class_type": "SaveImage", "inputs": save}}
 
 
-def demo_workflow(names: list[str], options: argparse.Namespace) -> Workflow:
-    """The shipped workflow with the uploaded files, and small enough for a CPU."""
-    clip, positive, negative = names
-    workflow = with_saved_embeddings(read_workflow(WORKFLOW), positive, negative)
-    workflow = with_map_size(workflow, options.map_size)
-    return with_inputs(workflow, {"LoadVideo": {"file": clip}, "ViewPointSampler": {"steps": options.steps}})
+def read_frame(file: Path, number: int) -> Tensor:
+    """A picture, or one frame of a video, (3, H, W) in [0, 1]."""
+    if file.suffix == ".png":
+        return read_image(file)
+    with av.open(str(file)) as container:
+        for index, frame in enumerate(container.decode(video=0)):
+            if index == number:
+                return torch.from_numpy(frame.to_ndarray(format="rgb24")).movedim(-1, 0) / 255
+    raise DemoError(f"{file} has no frame {number}")
+
+
+def write_pictures(folder: Path, example: Example, video: Path, maps: list[Path]) -> None:
+    """Input, map, panorama and faces of the shown frame, as JPEG."""
+    erp = read_frame(video, example.shown)
+    shown = {
+        "input": read_frame(ASSETS / example.source, example.shown),
+        "map": read_image(maps[example.shown]),
+        "panorama": erp,
+        "faces": six_faces(erp[None])[0],
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, picture in shown.items():
+        Image.fromarray(to_pixels(picture)).save(folder / f"{example.workflow}_{name}.jpg", quality=92)
 
 
 def describe_video(file: Path) -> str:
-    """Size, length and rate of a video. Raises DemoError unless it is a 2:1 video as long as the clip."""
-    facts = []
-    for path in (CLIP, file):
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            frames = sum(1 for _ in container.decode(stream))
-            facts.append((stream.width, stream.height, frames, float(stream.average_rate or 0)))
-    (_, _, expected, _), (width, height, frames, rate) = facts
-    if width != 2 * height or frames != expected:
-        raise DemoError(f"{file} is {width} x {height} with {frames} frames; expected 2:1 and {expected} frames")
+    """Size, length and rate of a video. Raises DemoError unless it is a 2:1 video."""
+    with av.open(str(file)) as container:
+        stream = container.streams.video[0]
+        frames = sum(1 for _ in container.decode(stream))
+        width, height, rate = stream.width, stream.height, float(stream.average_rate or 0)
+    if width != 2 * height:
+        raise DemoError(f"{file} is {width} x {height}; expected 2:1")
     return f"{width} x {height}, {frames} frames, {rate:g} frames per second"
 
 
-def run_workflow(client: ComfyClient, options: argparse.Namespace) -> Path:
-    """Upload, queue, follow. Returns the video's path."""
-    workflow = demo_workflow(upload_inputs(client, options.folder), options)
-    say(f"Queueing {WORKFLOW.relative_to(ROOT)} (map {options.map_size}, {options.steps} steps) ...")
+def run_example(client: ComfyClient, example: Example, options: argparse.Namespace) -> Path:
+    """Upload, queue, follow, draw pictures. Returns the video's path."""
+    workflow = demo_workflow(example, options.seed)
+    client.upload_file(ASSETS / example.source)
+    say(f"Queueing workflows/api/{example.workflow}.json on {example.source} ...")
     prompt_id = client.run(workflow, Progress(workflow), timeout=TIMEOUT)
-    saved = [path for node in nodes_of(workflow, "SaveVideo") for path in client.outputs(prompt_id, node)]
-    if len(saved) != 1 or not saved[0].is_file():
-        raise DemoError(f"expected one saved video, got {[str(path) for path in saved]}")
-    return saved[0]
+    (save,) = nodes_of(workflow, "ViewPointSave360Video")
+    (video,) = client.outputs(prompt_id, save)
+    write_pictures(options.folder / "pictures", example, video, client.outputs(prompt_id, MAP_FRAMES))
+    say(f"{video}: {describe_video(video)}")
+    return video
 
 
 def run_demo(options: argparse.Namespace) -> Path:
-    """The whole demo. Returns the video's path."""
+    """The whole demo. Returns the clip's video."""
     host = provide_host()
-    base = make_base_directory(options.folder / "comfyui")
-    say(UNTRAINED)
-    write_models(base / "models")
-    server = ComfyServer(host, base)
+    server = ComfyServer(host, make_base_directory(options.folder / "comfyui"))
     say(f"Starting ComfyUI from {host} (log: {server.log_file}) ...")
     with server:
         say(f"ComfyUI {server.version} answers at {server.url}")
         try:
-            video = run_workflow(server.client, options)
+            videos = [run_example(server.client, example, options) for example in EXAMPLES]
         except ComfyError as error:
             raise DemoError(f"{error}\nComfyUI's log ends:\n{server.log_tail()}") from error
-    say(f"Server stopped. The video: {describe_video(video)}")
-    return video
+    say(f"Server stopped. Pictures: {options.folder / 'pictures'}")
+    return videos[0]
 
 
 def stop_on_signal(number: int, frame: Any) -> None:
@@ -125,8 +154,7 @@ def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=ROOT / "demo-output", help="where to write (demo-output)")
-    parser.add_argument("--map-size", type=int, default=256, help="side of the ViewPoint map in pixels (256)")
-    parser.add_argument("--steps", type=int, default=4, help="sampling steps (4)")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise (0)")
     options = parser.parse_args()
     options.folder = options.folder.resolve()
     signal.signal(signal.SIGTERM, stop_on_signal)

@@ -47,16 +47,16 @@ class Budget:
     long: range = range(20_000, 20_016)
     turns: int = 6
     vae_width: int = 8
-    vae_steps: int = 2000
+    vae_steps: int = 1650
     heads: int = 3
     layers: int = 8
     ffn: int = 1024
     batch: int = 4
-    steps: int = 2200
-    long_steps: int = 120
+    steps: int = 2000
+    long_steps: int = 100
     ablation_heads: int = 2
     ablation_layers: int = 6
-    ablation_steps: int = 300
+    ablation_steps: int = 250
     workers: int = 2
     device: str = "cpu"
 
