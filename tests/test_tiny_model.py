@@ -1,4 +1,4 @@
-"""The tiny model that ships with the pack: its files, and its workflows on the real server as a first-time user runs them."""
+"""The tiny model that ships with the pack: its files, and its workflows on the real server as a new user runs them."""
 
 import json
 from collections.abc import Iterator
