@@ -47,7 +47,8 @@ class Budget:
     long: range = range(20_000, 20_016)
     turns: int = 6
     vae_width: int = 8
-    vae_steps: int = 1650
+    vae_steps: int = 2600
+    vae_still_steps: int = 2450
     heads: int = 3
     layers: int = 8
     ffn: int = 1024
@@ -70,7 +71,8 @@ BUDGETS = {
         range(20_000, 20_100),
         turns=12,
         vae_width=16,
-        vae_steps=8000,
+        vae_steps=12000,
+        vae_still_steps=6000,
         batch=16,
         steps=8000,
         long_steps=600,
@@ -155,10 +157,10 @@ def make_data(folder: Path, budget: Budget) -> None:
 
 def train_the_vae(folder: Path, budget: Budget) -> None:
     """The VAE from nothing."""
-    size = ("--width", budget.vae_width, "--steps", budget.vae_steps, "--device", budget.device)
+    size = ("--width", budget.vae_width, "--steps", budget.vae_steps, "--still-steps", budget.vae_still_steps)
     data = ("--manifest", folder / "data" / "vae.jsonl", "--length", LENGTH, "--map-size", MAP_SIZE)
     if not (folder / "vae" / "vae.safetensors").is_file():
-        call(train_vae.main, *data, *size, "--output", folder / "vae")
+        call(train_vae.main, *data, *size, "--device", budget.device, "--output", folder / "vae")
 
 
 def encode_all(folder: Path, budget: Budget) -> None:

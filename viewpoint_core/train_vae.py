@@ -175,12 +175,12 @@ def train(run: VaeRun) -> None:
 def finish(run: VaeRun) -> Path:
     """Give the latents Wan's scale, write the file, and say how well held-out clips come back."""
     device = torch.device(run.options.device)
-    run.vae.eval()
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cpu"):
-        set_latent_scale(run.vae, run.clips, device)
-        file = run.options.output / FILE
-        write_vae(run.vae, file)
-        heldout = read_all(run.options, "heldout")[:HELDOUT_SHOWN]
+    run.vae.requires_grad_(False).eval()
+    set_latent_scale(run.vae, run.clips, device, autocast=True)
+    file = run.options.output / FILE
+    write_vae(run.vae, file)
+    heldout = read_all(run.options, "heldout")[:HELDOUT_SHOWN]
+    with torch.autocast(device.type, torch.bfloat16):
         scores = reconstruction_psnr(run.vae, heldout, device)
     if scores:
         print(f"Held-out clips come back at {sum(scores) / len(scores):.2f} dB")
