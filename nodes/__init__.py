@@ -15,6 +15,7 @@ from .projection import (
 )
 from .sampling import ViewPointSampler
 from .text_embedding import ViewPointLoadTextEmbedding, ViewPointSaveTextEmbedding
+from .upscale import ViewPointUpscale, ViewPointUpscaleSave360Video
 
 NODES: list[type[io.ComfyNode]] = [
     ViewPointFromERP,
@@ -30,6 +31,8 @@ NODES: list[type[io.ComfyNode]] = [
     ViewPointLoadTextEmbedding,
     ViewPointSave360Video,
     ViewPointSave360Image,
+    ViewPointUpscale,
+    ViewPointUpscaleSave360Video,
 ]
 
 
