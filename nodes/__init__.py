@@ -2,6 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .clip import ViewPointLoadClip
 from .conditioning import ViewPointConditioning
 from .model import ViewPointPatchModel
 from .output import ViewPointSave360Image, ViewPointSave360Video
@@ -33,6 +34,7 @@ NODES: list[type[io.ComfyNode]] = [
     ViewPointSave360Image,
     ViewPointUpscale,
     ViewPointUpscaleSave360Video,
+    ViewPointLoadClip,
 ]
 
 

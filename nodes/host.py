@@ -1,7 +1,7 @@
 """What the pack asks of the host's internals, in one place. Imported only once the host runs."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from ..viewpoint_core.checkpoint import read_header, schedule_from_metadata
 
 PATCH_EMBEDDING = "diffusion_model.patch_embedding.weight"
 LATENT_FORMATS = {16: comfy.latent_formats.Wan21}
+OUTPUT_MARK = " [output]"
 FLOW_TIMESTEPS = 1000  # Wan's timestep is 1000 sigma
 TILE_OVERLAP = 32
 SMALLEST_TILE = 128
@@ -132,6 +133,23 @@ def folder(kind: str) -> Path:
     """The host's "input" or "output" folder."""
     directories = {"input": folder_paths.get_input_directory, "output": folder_paths.get_output_directory}
     return Path(directories[kind]())
+
+
+def listed_files(kind: str, suffixes: Collection[str]) -> list[str]:
+    """Files directly in one of the host's folders that end so, in order."""
+    return sorted(file.name for file in folder(kind).glob("*") if file.suffix.lower() in suffixes and file.is_file())
+
+
+def chosen_file(name: str, suffixes: Collection[str]) -> Path:
+    """A file name from a workflow to its path. Raises ValueError if it leaves the host's folders or does not exist."""
+    base = folder("output" if name.endswith(OUTPUT_MARK) else "input").resolve()
+    path = (base / name.removesuffix(OUTPUT_MARK)).resolve()
+    if not path.is_relative_to(base) or path.suffix.lower() not in suffixes:
+        expected = ", ".join(sorted(suffixes))
+        raise ValueError(f"file is {name!r}; expected a {expected} file inside ComfyUI's input or output folder")
+    if not path.is_file():
+        raise ValueError(f"file {name!r} is not in ComfyUI's {base.name} folder")
+    return path
 
 
 def output_path(prefix: str, suffix: str, width: int = 0, height: int = 0) -> tuple[Path, str]:

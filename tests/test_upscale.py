@@ -19,6 +19,7 @@ from scripts.tiny_upscaler import write_upscaler
 from tests.analytic import smooth
 from tests.host_process import check_names, outcomes
 from viewpoint_core.sphere import erp_directions
+from viewpoint_core.video import to_rgb
 
 pytestmark = pytest.mark.host
 SCRIPT = "upscalers.py"
@@ -110,7 +111,7 @@ def test_a_video_has_its_frames_marks_workflow_and_sound(server: ComfyServer) ->
         assert stream.codec_context.name == "hevc"
         assert json.loads(container.metadata["prompt"])["up"] == workflow["up"]
         assert container.streams.audio[0].codec_context.name == "aac"
-        frames = [frame.to_ndarray(format="rgb24").astype(float) for frame in container.decode(video=0)]
+        frames = [to_rgb(frame).movedim(0, -1).numpy().astype(float) for frame in container.decode(video=0)]
     assert len(frames) == 5
     assert max(np.abs(frame - expected(WIDTH)).mean() for frame in frames) < 4
     assert b"GSpherical:Spherical" in file.read_bytes()
