@@ -10,6 +10,7 @@ from torch import Tensor
 
 from scripts.tiny_upscaler import upscaler_weights
 from tests.analytic import smooth
+from viewpoint_core import upright
 from viewpoint_core.camera import view_directions, view_rotation
 from viewpoint_core.sphere import erp_directions
 from viewpoint_core.upright import (
@@ -106,6 +107,16 @@ def test_charts_that_disagree_leave_no_step_anywhere() -> None:
     assert float(angular_steps(erp)) < 1.5 * 1.5 / band  # a smoothstep's steepest slope, and three charts at a corner
     hard = values[chart_weights(erp_directions(width // 2, width)).argmax(0)][None]
     assert float(angular_steps(hard)) > 10 * 1.5 / band, "the measure sees a step"
+
+
+def test_bands_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = upright_layout(MAP)
+    charts = list(torch.rand(6, 3, 2 * layout.side, 2 * layout.side, generator=torch.Generator().manual_seed(1)))
+    whole = upright_to_erp(charts, layout, 256)
+    monkeypatch.setattr(upright, "BAND_SAMPLES", 3000)
+    monkeypatch.setattr(upright, "chart_bands", upright.build_bands)
+    assert len(upright.build_bands("U", 256, 2 * layout.side, layout.fov_deg, 2)) > 10
+    assert torch.equal(upright_to_erp(charts, layout, 256), whole)
 
 
 @pytest.mark.parametrize("scale", [1, 2, 4])

@@ -32,6 +32,7 @@ REACH = 1.25  # how far a chart counts, in half faces: 6.3 degrees beyond its fa
 GUARD = 8  # pixels beyond that, which are cut away: networks go wrong at a picture's border
 OVERSAMPLING = 1.2  # the map's diagonals, upright here, hold more detail than its rows; a network sees sharp pixels yet
 LOSSLESS_OVERSAMPLING = 2.0  # of charts that are only resampled
+BAND_SAMPLES = 1 << 22  # sampled at a time
 EDGE_DENSITY = 1.7  # a flat chart is up to twice as fine at a face's edges as in its middle
 
 
@@ -92,9 +93,9 @@ def chart_weights(direction: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Patch:
-    """A rectangle of the ERP image that one chart shows: its first row and column, where its pixels lie on the chart,
-    and the chart's weight there, float32 (h, w)."""
+class Band:
+    """Some rows of the rectangle of the ERP image that one chart shows: its first row and column, where its pixels lie
+    on the chart, and the chart's weight there, float32 (h, w)."""
 
     row: int
     column: int
@@ -102,24 +103,29 @@ class Patch:
     weight: Tensor
 
 
-def build_patch(face: str, width: int, side: int, fov_deg: float, factor: int) -> Patch:
+def build_bands(face: str, width: int, side: int, fov_deg: float, factor: int) -> tuple[Band, ...]:
     """The rectangle of chart F or U (uncached); the other charts' are its shifted or mirrored copies."""
     height = width // 2
     beside = math.ceil(math.atan(REACH) / (2 * math.pi) * width)
     below = math.ceil(math.atan(REACH * math.sqrt(2)) / math.pi * height)
     rows, columns = {
-        "F": (slice(height // 2 - beside, height // 2 + beside), slice(width // 2 - beside, width // 2 + beside)),
-        "U": (slice(0, below), slice(0, width)),
+        "F": (range(height // 2 - beside, height // 2 + beside), range(width // 2 - beside, width // 2 + beside)),
+        "U": (range(below), range(width)),
     }[face]
-    fine_rows, fine_columns = (slice(part.start * factor, part.stop * factor) for part in (rows, columns))
+    step = max(1, BAND_SAMPLES // (len(columns) * factor**2))
     yaw_deg, pitch_deg = FACE_YAW_PITCH[face]
-    direction = erp_directions(height * factor, width * factor, fine_rows, fine_columns)
-    x, y, _ = direction_to_view(direction, side, side, yaw_deg=yaw_deg, pitch_deg=pitch_deg, fov_deg=fov_deg)
-    weight = chart_weights(erp_directions(height, width, rows, columns))[FACES.index(face)]
-    return Patch(rows.start, columns.start, Grid(x.float(), y.float(), factor), weight.float())
+    bands = []
+    for part in (rows[start : start + step] for start in range(0, len(rows), step)):
+        fine = [slice(r.start * factor, r.stop * factor) for r in (part, columns)]
+        direction = erp_directions(height * factor, width * factor, *fine)
+        x, y, _ = direction_to_view(direction, side, side, yaw_deg=yaw_deg, pitch_deg=pitch_deg, fov_deg=fov_deg)
+        coarse = [slice(r.start, r.stop) for r in (part, columns)]
+        weight = chart_weights(erp_directions(height, width, *coarse))[FACES.index(face)]
+        bands.append(Band(part.start, columns.start, Grid(x.float(), y.float(), factor), weight.float()))
+    return tuple(bands)
 
 
-patches = lru_cache(GRID_CACHE_SIZE)(build_patch)
+chart_bands = lru_cache(2)(build_bands)  # F and U of one size, 0.5 GB at 8K
 
 
 def match_density(chart: Tensor, layout: UprightLayout, width: int) -> tuple[Tensor, int]:
@@ -152,11 +158,12 @@ def upright_to_erp(charts: Iterable[Tensor], layout: UprightLayout, width: int) 
     for face, chart in zip(FACES, charts, strict=True):
         chart, factor = match_density(chart.float(), layout, width)
         erp = chart.new_zeros(chart.shape[0], width // 2, width) if erp is None else erp
-        patch = patches("U" if face in "UD" else "F", width, chart.shape[-1], layout.fov_deg, factor)
-        seen = sample(chart.flip(-2) if face == "D" else chart, patch.grid) * patch.weight.to(chart)
-        if face == "D":  # what looks down is what looks up, upside down
-            add_wrapped(erp, seen.flip(-2), width // 2 - seen.shape[-2], 0)
-        else:
-            add_wrapped(erp, seen, patch.row, patch.column + round(FACE_YAW_PITCH[face][0] / 360 * width))
+        upside_down = face == "D"  # what looks down is what looks up, upside down
+        chart = chart.flip(-2) if upside_down else chart
+        turn = round(FACE_YAW_PITCH[face][0] / 360 * width)
+        for band in chart_bands("U" if face in "UD" else "F", width, chart.shape[-1], layout.fov_deg, factor):
+            seen = sample(chart, band.grid) * band.weight.to(chart)
+            row = width // 2 - band.row - seen.shape[-2] if upside_down else band.row
+            add_wrapped(erp, seen.flip(-2) if upside_down else seen, row, band.column + turn)
     assert erp is not None
     return erp
