@@ -4,6 +4,7 @@ from pathlib import Path
 
 from comfy_api.latest import ComfyExtension, io
 
+from .clip import ViewPointLoadClip
 from .conditioning import ViewPointConditioning
 from .host import offer_models
 from .model import ViewPointPatchModel
@@ -18,6 +19,7 @@ from .projection import (
 )
 from .sampling import ViewPointSampler
 from .text_embedding import ViewPointEmptyPrompt, ViewPointLoadTextEmbedding, ViewPointSaveTextEmbedding
+from .upscale import ViewPointUpscale, ViewPointUpscaleSave360Video
 
 TINY_MODELS = Path(__file__).parents[1] / "workflows" / "assets" / "models"
 
@@ -36,6 +38,9 @@ NODES: list[type[io.ComfyNode]] = [
     ViewPointEmptyPrompt,
     ViewPointSave360Video,
     ViewPointSave360Image,
+    ViewPointUpscale,
+    ViewPointUpscaleSave360Video,
+    ViewPointLoadClip,
 ]
 
 
