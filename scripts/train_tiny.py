@@ -34,6 +34,7 @@ HELDOUT_PANORAMAS = ("courtyard", "forest")
 HELDOUT_SEEDS = range(1_000_000, 1_000_064)
 ERP_WIDTH, MAP_SIZE = 384, 256
 LENGTH, LONG = 9, 49
+COMPARED_SCENES = 32
 SHRINK = 2  # a panorama is turned at twice the clip's width, then averaged
 
 
@@ -58,6 +59,7 @@ class Budget:
     ablation_heads: int = 2
     ablation_layers: int = 6
     ablation_steps: int = 250
+    ablation_clips: int = 160
     workers: int = 2
     device: str = "cpu"
 
@@ -79,6 +81,7 @@ BUDGETS = {
         ablation_heads=3,
         ablation_layers=8,
         ablation_steps=2000,
+        ablation_clips=600,
         workers=8,
         device="cuda",
     ),
@@ -142,6 +145,13 @@ def merge(manifests: Sequence[Path], target: Path) -> Path:
     return target
 
 
+def compared_items(items: Sequence[Item], budget: Budget) -> list[Item]:
+    """What the models of the comparison are trained and scored on: a part of the videos, since there are five."""
+    train = [item for item in items if item.split == "train"]
+    heldout = [item for item in items if item.split == "heldout" and item.licence != "CC0"]
+    return train[: budget.ablation_clips] + heldout[:COMPARED_SCENES]
+
+
 def make_data(folder: Path, budget: Budget) -> None:
     """Render the worlds, turn the panoramas, and write the manifests."""
     data, workers = folder / "data", budget.workers
@@ -151,6 +161,7 @@ def make_data(folder: Path, budget: Budget) -> None:
     more = write_clips(data / "more", budget.more, ERP_WIDTH, LENGTH, workers=workers)
     stills = write_clips(data / "stills", budget.stills, ERP_WIDTH, 1, workers=workers)
     merge([videos, turns, more, stills], data / "short.jsonl")
+    write_manifest(compared_items(read_manifest(data / "vae.jsonl"), budget), data / "ablation.jsonl")
     long = write_clips(data / "long", budget.long, ERP_WIDTH, LONG, workers=workers)
     merge([long, write_turns(data / "long_turns", LONG, budget.turns // 2)], data / "long.jsonl")
 
@@ -208,7 +219,7 @@ def train_ablation(folder: Path, budget: Budget) -> None:
         write_transformer(new_transformer(budget.ablation_heads, budget.ablation_layers, budget.ffn, seed=0), start)
     for run in ABLATION:
         cache, output = folder / f"cache_{run.layout}", run_folder(folder, run)
-        flags = ("--manifest", folder / "data" / "vae.jsonl", "--cache", cache, "--vae", vae, "--no-text")
+        flags = ("--manifest", folder / "data" / "ablation.jsonl", "--cache", cache, "--vae", vae, "--no-text")
         flags += ("--map-size", MAP_SIZE, "--length", LENGTH, "--variants", 1, "--dtype", "bfloat16")
         call(encode.main, *flags, "--device", budget.device, "--layout", run.layout)
         flags = ("--preset", "tiny_viewpoint", "--vae", vae, "--model", start, "--cache", cache, "--output", output)
