@@ -2,7 +2,7 @@
 
     python scripts/train_tiny.py [--folder build/tiny] [--budget cpu|gpu] [--until STEP]
 
-Steps: data, vae, encode, train, export, and, if asked for by --until ablation, the models that docs/tiny-model.md
+Steps: data, vae, short, long, export, and, if asked for by --until ablation, the models that docs/tiny-model.md
 compares. Each goes on where it was stopped; what is finished is not repeated.
 """
 
@@ -35,6 +35,7 @@ HELDOUT_SEEDS = range(1_000_000, 1_000_064)
 ERP_WIDTH, MAP_SIZE = 384, 256
 LENGTH, LONG = 9, 49
 COMPARED_SCENES = 32
+PRESET = "tiny_viewpoint"
 SHRINK = 2  # a panorama is turned at twice the clip's width, then averaged
 
 
@@ -174,28 +175,32 @@ def train_the_vae(folder: Path, budget: Budget) -> None:
         call(train_vae.main, *data, *size, "--device", budget.device, "--output", folder / "vae")
 
 
-def encode_all(folder: Path, budget: Budget) -> None:
-    """The two caches: short clips and stills, and long clips."""
-    vae = folder / "vae" / "vae.safetensors"
-    for name, length in (("short", LENGTH), ("long", LONG)):
-        flags = ("--manifest", folder / "data" / f"{name}.jsonl", "--cache", folder / f"cache_{name}", "--vae", vae)
-        flags += ("--no-text", "--map-size", MAP_SIZE, "--length", length, "--variants", 2, "--dtype", "bfloat16")
-        call(encode.main, *flags, "--device", budget.device)
+def encode_clips(folder: Path, budget: Budget, name: str, length: int) -> Path:
+    """The cache of a manifest."""
+    cache, vae = folder / f"cache_{name}", folder / "vae" / "vae.safetensors"
+    flags = ("--manifest", folder / "data" / f"{name}.jsonl", "--cache", cache, "--vae", vae, "--no-text")
+    flags += ("--map-size", MAP_SIZE, "--length", length, "--variants", 2, "--dtype", "bfloat16")
+    call(encode.main, *flags, "--device", budget.device)
+    return cache
 
 
-def train_the_model(folder: Path, budget: Budget) -> None:
-    """The model from nothing on short clips and stills, then on long clips."""
+def train_short(folder: Path, budget: Budget) -> None:
+    """The model from nothing on short clips and stills."""
     start = folder / "start.safetensors"
     if not start.is_file():
         write_transformer(new_transformer(budget.heads, budget.layers, budget.ffn, seed=0), start)
-    common = ("--preset", "tiny_viewpoint", "--vae", folder / "vae" / "vae.safetensors")
-    short = ("--model", start, "--cache", folder / "cache_short", "--output", folder / "short")
-    call(train.main, *common, *short, "--steps", budget.steps, "--batch-size", budget.batch)
-    middle = folder / "short.safetensors"
+    flags = ("--preset", PRESET, "--vae", folder / "vae" / "vae.safetensors", "--model", start)
+    flags += ("--cache", encode_clips(folder, budget, "short", LENGTH), "--output", folder / "short")
+    call(train.main, *flags, "--steps", budget.steps, "--batch-size", budget.batch)
+
+
+def train_long(folder: Path, budget: Budget) -> None:
+    """The same model on long clips."""
+    middle, batch = folder / "short.safetensors", max(1, budget.batch // 4)
     call(export.main, "checkpoint", folder / "short", middle, "--dtype", "float32")
-    long = ("--model", middle, "--cache", folder / "cache_long", "--output", folder / "long", "--lr", 3e-4)
-    batch = max(1, budget.batch // 4)
-    call(train.main, *common, *long, "--steps", budget.long_steps, "--batch-size", batch, "--warmup", 10)
+    flags = ("--preset", PRESET, "--vae", folder / "vae" / "vae.safetensors", "--model", middle, "--lr", 3e-4)
+    flags += ("--cache", encode_clips(folder, budget, "long", LONG), "--output", folder / "long", "--warmup", 10)
+    call(train.main, *flags, "--steps", budget.long_steps, "--batch-size", batch)
 
 
 def export_all(folder: Path, budget: Budget) -> None:
@@ -222,7 +227,7 @@ def train_ablation(folder: Path, budget: Budget) -> None:
         flags = ("--manifest", folder / "data" / "ablation.jsonl", "--cache", cache, "--vae", vae, "--no-text")
         flags += ("--map-size", MAP_SIZE, "--length", LENGTH, "--variants", 1, "--dtype", "bfloat16")
         call(encode.main, *flags, "--device", budget.device, "--layout", run.layout)
-        flags = ("--preset", "tiny_viewpoint", "--vae", vae, "--model", start, "--cache", cache, "--output", output)
+        flags = ("--preset", PRESET, "--vae", vae, "--model", start, "--cache", cache, "--output", output)
         flags += ("--schedule", run.schedule, "--layout", run.layout, "--steps", budget.ablation_steps)
         call(train.main, *flags, "--batch-size", budget.batch)
         call(export.main, "checkpoint", output, output / "model.safetensors")
@@ -231,8 +236,8 @@ def train_ablation(folder: Path, budget: Budget) -> None:
 STEPS = {
     "data": make_data,
     "vae": train_the_vae,
-    "encode": encode_all,
-    "train": train_the_model,
+    "short": train_short,
+    "long": train_long,
     "export": export_all,
     "ablation": train_ablation,
 }
