@@ -49,13 +49,13 @@ class Budget:
     long: range = range(20_000, 20_016)
     turns: int = 6
     vae_width: int = 8
-    vae_steps: int = 2600
-    vae_still_steps: int = 2450
+    vae_steps: int = 1450
+    vae_still_steps: int = 1200
     heads: int = 3
     layers: int = 8
     ffn: int = 1024
     batch: int = 4
-    steps: int = 2000
+    steps: int = 1600
     long_steps: int = 100
     ablation_heads: int = 2
     ablation_layers: int = 6

@@ -11,7 +11,8 @@ from viewpoint_core import encode, train
 from viewpoint_core.training.cache import CachedClips
 from viewpoint_core.training.manifest import Item, write_manifest
 from viewpoint_core.training.new_model import new_transformer, write_transformer
-from viewpoint_core.training.vae_training import new_vae, write_vae
+from viewpoint_core.training.new_vae import new_vae
+from viewpoint_core.training.vae_training import write_vae
 from viewpoint_core.training.wan import pad_text, predict_velocity, prepare_transformer
 
 

@@ -9,11 +9,11 @@ from torch import Tensor
 from tests.training_runs import HEIGHT, LENGTH, MAP, WIDTH, write_turning_panorama
 from viewpoint_core import train_vae
 from viewpoint_core.training.manifest import Item, write_manifest
+from viewpoint_core.training.new_vae import new_vae
 from viewpoint_core.training.plan import generator_for
 from viewpoint_core.training.vae_training import (
     draw_crops,
     known_masks,
-    new_vae,
     raw_latents,
     reconstruction_psnr,
     set_latent_scale,

@@ -14,12 +14,12 @@ from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
 from .conditioning import check_length
+from .training.new_vae import new_vae
 from .training.plan import generator_for, lr_at
 from .training.state import check_facts, collect_tensors, load_state, newest_checkpoint, save_state, write_tensors
 from .training.vae_training import (
     draw_crops,
     known_masks,
-    new_vae,
     read_clips,
     reconstruction_psnr,
     set_latent_scale,

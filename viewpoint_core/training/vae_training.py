@@ -1,4 +1,4 @@
-"""A small Wan2.1 VAE trained from scratch: its start, the crops it sees, its loss, its latents' scale."""
+"""A small Wan2.1 VAE trained from scratch: the crops it sees, its loss, its latents' scale."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -7,21 +7,14 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
-from diffusers.models.autoencoders.autoencoder_kl_wan import (
-    WanAttentionBlock,
-    WanCausalConv3d,
-    WanResample,
-    WanResidualBlock,
-)
-from torch import Tensor, nn
-from torch.nn import init
+from torch import Tensor
 from tqdm import tqdm
 
 from .clips import Sampling, load_map, map_to_video, plan_clips
 from .known_view import draw_view, known_video, view_mask
 from .manifest import read_manifest
 from .plan import generator_for
-from .wan_vae import channels_last, original_vae_key
+from .wan_vae import original_vae_key
 from .weights import lazy, write_safetensors
 
 KNOWN_SHARE = 0.25  # of the crops: as the condition has them, grey beyond a view
@@ -29,46 +22,6 @@ KNOWN_VIEWS = 32
 KL_WEIGHT = 3e-4
 COLOUR_WEIGHT, COLOUR_CELL = 4.0, 8
 LATENT_SHARE = 64  # clips whose latents give the scale
-
-
-def zero(*modules: nn.Module) -> None:
-    """Set weights and biases to zero."""
-    for module in modules:
-        init.zeros_(module.weight)
-        init.zeros_(module.bias)
-
-
-@torch.no_grad()
-def start_time(module: WanResample) -> None:
-    """Halving time starts as the mean of two frames, doubling it as showing each frame twice."""
-    conv = module.time_conv
-    zero(conv)
-    same = torch.eye(module.dim)[:, :, None, None]
-    if conv.out_channels == module.dim:
-        conv.weight[:, :, -2:] = same.unsqueeze(2) / 2
-    else:
-        conv.weight[:, :, -1] = torch.cat([same, same])
-
-
-@torch.no_grad()
-def new_vae(width: int, seed: int) -> AutoencoderKLWan:
-    """A VAE of base width `width` (stock: 96) that starts simple.
-
-    Residual branches end in zeros, so it is nearly linear. Convolutions look at the present frame alone, so what it
-    learns on single pictures holds for videos from their first step on.
-    """
-    torch.manual_seed(seed)
-    vae = AutoencoderKLWan(base_dim=width)
-    for module in vae.modules():
-        if isinstance(module, WanCausalConv3d) and module.kernel_size == (3, 3, 3):
-            module.weight[:, :, :-1] = 0
-        if isinstance(module, WanResample) and hasattr(module, "time_conv"):
-            start_time(module)
-        if isinstance(module, WanResidualBlock):
-            zero(module.conv2)
-        if isinstance(module, WanAttentionBlock):
-            zero(module.proj)
-    return channels_last(vae)
 
 
 def read_clips(manifest: Path, split: str, map_size: int, length: int, fps: float) -> list[Tensor]:
