@@ -2,6 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .camera import ViewPointCameraPath, ViewPointCutCameraPath
 from .conditioning import ViewPointConditioning
 from .model import ViewPointPatchModel
 from .output import ViewPointSave360Image, ViewPointSave360Video
@@ -23,6 +24,8 @@ NODES: list[type[io.ComfyNode]] = [
     ViewPointToCubemap,
     ViewPointPlaceView,
     ViewPointRenderView,
+    ViewPointCameraPath,
+    ViewPointCutCameraPath,
     ViewPointConditioning,
     ViewPointPatchModel,
     ViewPointSampler,

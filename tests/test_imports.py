@@ -10,7 +10,7 @@ import pytest
 
 REPO = Path(__file__).parents[1]
 HOST = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "nodes", "folder_paths", "server", "execution"}
-GEOMETRY = {"sphere", "camera", "resample", "viewpoint_map", "views"}
+GEOMETRY = {"sphere", "camera", "rotation", "camera_path", "resample", "viewpoint_map", "views"}
 THIRD_PARTY = {"torch", "einops", "safetensors", "tqdm"}
 HALVES_THAT_ARE_NO_PIXEL = {
     "sphere.direction_to_erp",  # half a turn, and half the way from pole to pole
