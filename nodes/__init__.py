@@ -2,7 +2,8 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from .camera import ViewPointCameraPath, ViewPointCutCameraPath
+from .camera import ViewPointCameraPath, ViewPointCutCameraPath, ViewPointEstimateCamera
+from .compose import ViewPointCompose, ViewPointComposite
 from .conditioning import ViewPointConditioning
 from .model import ViewPointPatchModel
 from .output import ViewPointSave360Image, ViewPointSave360Video
@@ -26,6 +27,9 @@ NODES: list[type[io.ComfyNode]] = [
     ViewPointRenderView,
     ViewPointCameraPath,
     ViewPointCutCameraPath,
+    ViewPointEstimateCamera,
+    ViewPointCompose,
+    ViewPointComposite,
     ViewPointConditioning,
     ViewPointPatchModel,
     ViewPointSampler,

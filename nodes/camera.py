@@ -1,7 +1,11 @@
 """Nodes that make camera paths: where a camera looks, frame by frame."""
 
-from comfy_api.latest import io
+import math
 
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..viewpoint_core.camera_estimate import WHEN_UNSURE, estimate_camera
 from ..viewpoint_core.camera_path import (
     INTERPOLATIONS,
     CameraPath,
@@ -10,6 +14,8 @@ from ..viewpoint_core.camera_path import (
     parse_keyframes,
     path_from_keyframes,
 )
+from .convert import image_to_frames
+from .host import progress_bar
 
 CATEGORY = "ViewPoint/camera"
 CameraPathType = io.Custom("VIEWPOINT_CAMERA_PATH")
@@ -100,3 +106,75 @@ class ViewPointCutCameraPath(io.ComfyNode):
         if not hold or start + length <= len(camera_path):
             return io.NodeOutput(cut_path(camera_path, start, length))
         return io.NodeOutput(hold_path(cut_path(camera_path, start, len(camera_path) - start), length))
+
+
+class ViewPointEstimateCamera(io.ComfyNode):
+    """Clip -> camera path."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return io.Schema(
+            node_id="ViewPointEstimateCamera",
+            display_name="ViewPoint: estimate a clip's camera",
+            category=CATEGORY,
+            description="Find out how a handheld or panning camera turned, so that its clip can be placed with the "
+            "world standing still. For a camera that turns on one spot; needs opencv-python.",
+            inputs=[
+                io.Image.Input("view", tooltip="The clip, two frames or more, without cuts."),
+                io.Float.Input(
+                    "fov_deg",
+                    default=0.0,
+                    min=0.0,
+                    max=179.0,
+                    step=0.5,
+                    round=0.001,
+                    tooltip="The clip's horizontal field of view in degrees, with zoom the reference frame's. "
+                    "0: find it out, which needs a camera that turns enough.",
+                ),
+                io.Boolean.Input(
+                    "zoom", default=False, tooltip="On: the lens zooms, so each frame gets a field of view of its own."
+                ),
+                io.Int.Input(
+                    "reference",
+                    default=0,
+                    min=0,
+                    max=MAX_FRAMES,
+                    tooltip="The frame that yaw, pitch and roll are counted from. A clip does not tell where up or "
+                    "north is: turn the path by the angles of the node that uses it.",
+                ),
+                io.Combo.Input(
+                    "when_unsure",
+                    options=list(WHEN_UNSURE),
+                    default="stop",
+                    tooltip="Where the camera cannot be told (a cut, nothing to follow): stop with the reason, or hold "
+                    "it still there, with confidence 0.",
+                ),
+            ],
+            outputs=[
+                CameraPathType.Output(display_name="camera_path", tooltip="Yaw, pitch, roll, fov per frame."),
+                io.Float.Output(display_name="confidence", tooltip="The lowest confidence of all frames, 0 to 1."),
+                io.Float.Output(
+                    display_name="drift_deg",
+                    tooltip="How far frames that lie far apart disagree with the path at most, in degrees; -1 where "
+                    "none of them show the same.",
+                ),
+                io.String.Output(display_name="report", tooltip="What was found, and where it cannot be told."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, view: Tensor, fov_deg: float, zoom: bool, reference: int, when_unsure: str) -> io.NodeOutput:
+        """Convert, one core call, convert."""
+        frames = image_to_frames(view, "view")
+        progress = progress_bar(len(frames))
+        found = estimate_camera(
+            frames,
+            fov_deg or None,
+            zoom=zoom,
+            reference=reference,
+            when_unsure=when_unsure,
+            on_frame=lambda: progress.update(1),
+        )
+        drift = -1.0 if math.isnan(found.drift_deg) else found.drift_deg
+        return io.NodeOutput(found.path, found.lowest_confidence(), drift, found.report())

@@ -4,7 +4,8 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..viewpoint_core.camera_path import CameraPath
-from ..viewpoint_core.conditioning import GREY, extend_unknown, fill_unknown
+from ..viewpoint_core.conditioning import GREY, extend_unknown
+from ..viewpoint_core.partial import partial_erp_to_viewpoint
 from ..viewpoint_core.resample import INTERPOLATIONS
 from ..viewpoint_core.viewpoint_map import erp_to_viewpoint, erp_width_for_map, unit_pixels, viewpoint_to_erp
 from ..viewpoint_core.views import cubemap_to_viewpoint, place_view, render_view, viewpoint_to_cubemap
@@ -97,12 +98,12 @@ class ViewPointFromERP(io.ComfyNode):
         """Convert, one core call, convert."""
         frames = image_to_frames(erp, "erp")
         if mask is None:
+            viewpoint = erp_to_viewpoint(frames, map_size, interpolation=interpolation)
             known = frames.new_ones(len(frames), map_size, map_size)
         else:
             masks = mask_to_frames(mask.to(frames.device), "mask", len(frames), *frames.shape[-2:])
-            frames = fill_unknown(frames, masks)  # before sampling: what is unknown does not bleed into what is known
-            known = erp_to_viewpoint(masks[:, None], map_size, interpolation="nearest")[:, 0]
-        return io.NodeOutput(frames_to_image(erp_to_viewpoint(frames, map_size, interpolation=interpolation)), known)
+            viewpoint, known = partial_erp_to_viewpoint(frames, masks, map_size, interpolation=interpolation)
+        return io.NodeOutput(frames_to_image(viewpoint), known)
 
 
 class ViewPointToERP(io.ComfyNode):

@@ -18,15 +18,19 @@ from .camera_path import CameraPath, path_from_rotations, segments, slerp
 from .feature_matches import Features, Matches, find_features, match_features, opencv, working_size
 from .resample import check_image
 from .rotation import rotation_angle
-from .rotation_fit import INLIER_PIXELS, Cameras, Fit, PairFit, fit_all, fit_pair, transfer_error
+from .rotation_fit import INLIER_PIXELS, MIN_DEPTH, Cameras, Fit, PairFit, fit_all, fit_pair, rays, transfer_error
 
 WHEN_UNSURE = ("stop", "hold")
 STEPS = (1, 2, 4, 8)  # frames between those that are matched at first
 MIN_FEATURES = 24
 MIN_AGREEING = 14  # matches; by chance two random frames reach five
 MIN_SHARE = 0.2  # of a pair's matches
-MIN_CONFIDENCE = 0.15
-FOV_GUESSES = (35.0, 60.0, 85.0, 110.0)
+MIN_SAME = 0.15  # of two frames' features: fewer matches say that they show something else
+MIN_CONFIDENCE = 0.2
+MIN_FAR_AGREEING = 30  # matches of frames far apart that may speak about drift
+MAX_CONTRADICTION = 0.1  # part of the links between far frames that may disagree with the path
+FEW_POINTS, MANY_POINTS = 24, 100  # matches of each pair that the first fits take, and the last one
+FOV_GUESSES = (40.0, 70.0, 100.0)
 MAX_FOV_DEVIATION = 0.03  # relative, of the focal length
 KEY_ANGLE = 0.3  # of the field of view: a frame turned further from all key frames becomes one
 KEY_LINKS = 4  # key frames that each frame is matched with
@@ -48,6 +52,11 @@ class Estimate:
     agreeing: Tensor
     matched: Tensor
     unsure: dict[int, str]
+
+    def lowest_confidence(self) -> float:
+        """Of all frames."""
+        assert self.path.confidence is not None
+        return float(self.path.confidence.min())
 
     def report(self) -> str:
         """What a user should know, in lines."""
@@ -158,6 +167,19 @@ class Clip:
             self.pairs[i, j] = match_features(i, j, self.features)
         return self.pairs[i, j]
 
+    def match_again(self, cameras: Cameras, reached: Tensor) -> list[Matches]:
+        """The matches of all pairs of reached frames, sought where the cameras say that they must be. More of them than
+        `pairs`, but they do not speak about the cameras' errors."""
+        again = []
+        for i, j in self.pairs:
+            if reached[i] and reached[j]:
+                focal = cameras.focal
+                turned = rays(self.features[i].position, focal[i]) @ cameras.rotation[i].T @ cameras.rotation[j]
+                depth = turned[:, 2:]
+                predicted = torch.where(depth > MIN_DEPTH, turned[:, :2] / depth.clamp(min=MIN_DEPTH) * focal[j], 1e6)
+                again.append(match_features(i, j, self.features, predicted))
+        return again
+
     def partners(self, frame: int) -> list[Matches]:
         """All matches that a frame has, the frame first."""
         return [first(pair, frame) for (i, j), pair in self.pairs.items() if frame in (i, j)]
@@ -181,17 +203,16 @@ def solve(clip: Clip, fov_deg: float | None, width: int, reference: int, mode: s
     for guess in guesses:
         start = still(len(clip), math.log(focal_length(width, guess)))
         cameras, reached = chain(clip, start, torch.arange(len(clip)) == reference, mode in ("zoom", "free"))
-        fit, score = refine(clip, cameras, reached, reference, mode)
+        fit, score = refine(list(clip.pairs.values()), cameras, reached, reference, mode, own_agreement, FEW_POINTS)
         if best is None or score > best[0]:
             best = score, fit, reached
     assert best is not None
     _, fit, reached = best
     link_key_frames(clip, fit.cameras, reached, width)
     cameras, reached = chain(clip, fit.cameras, reached, mode in ("zoom", "free"))
-    for _ in range(2):  # the second time with matches that the first path brought in or left out
-        fit, _ = refine(clip, cameras, reached, reference, mode)
-        cameras = fit.cameras
-    return fit, reached
+    fit, _ = refine(list(clip.pairs.values()), cameras, reached, reference, mode, own_agreement, FEW_POINTS)
+    again = clip.match_again(fit.cameras, reached)
+    return refine(again, fit.cameras, reached, reference, mode, agreement, MANY_POINTS)[0], reached
 
 
 def still(count: int, log_focal: float) -> Cameras:
@@ -231,10 +252,24 @@ def agreement(pair: Matches, cameras: Cameras) -> Tensor:
     return transfer_error(relative, pair.at_i, pair.at_j, focal[pair.i], focal[pair.j]) < INLIER_PIXELS
 
 
-def refine(clip: Clip, cameras: Cameras, reached: Tensor, reference: int, mode: str) -> tuple[Fit, int]:
-    """Fit all frames that were reached to all matches that agree; and how many matches agree then."""
-    pairs = [pair for (i, j), pair in clip.pairs.items() if reached[i] and reached[j]]
-    chosen = [pair.only(agreement(pair, cameras)) for pair in pairs]
+def own_agreement(pair: Matches, cameras: Cameras) -> Tensor:
+    """Which of a pair's matches agree with the rotation that most of them ask for, whatever the cameras' are."""
+    fit = fit_pair(pair, float(cameras.log_focal[pair.i]), float(cameras.log_focal[pair.j]))
+    return fit.agrees if holds(fit) else torch.zeros_like(fit.agrees)
+
+
+def refine(
+    pairs: list[Matches],
+    cameras: Cameras,
+    reached: Tensor,
+    reference: int,
+    mode: str,
+    choose: Callable[[Matches, Cameras], Tensor],
+    points: int,
+) -> tuple[Fit, int]:
+    """Fit all frames that were reached to the chosen matches; and how many of all matches agree then."""
+    pairs = [pair for pair in pairs if reached[pair.i] and reached[pair.j]]
+    chosen = [pair.only(choose(pair, cameras)) for pair in pairs]
     chosen = [pair for pair in chosen if len(pair) >= MIN_AGREEING]
     if not chosen:
         return Fit(cameras, torch.full((len(reached), 4), -1), torch.zeros(0, 0, dtype=torch.float64)), 0
@@ -243,7 +278,7 @@ def refine(clip: Clip, cameras: Cameras, reached: Tensor, reference: int, mode: 
     place[index] = torch.arange(len(index))
     own = [Matches(int(place[pair.i]), int(place[pair.j]), pair.at_i, pair.at_j) for pair in chosen]
     part = Cameras(cameras.rotation[index], cameras.log_focal[index])
-    fit = fit_all(own, part, int(place[reference]), mode)
+    fit = fit_all(own, part, int(place[reference]), mode, points)
     rotation, log_focal = cameras.rotation.clone(), cameras.log_focal.clone()
     rotation[index], log_focal[index] = fit.cameras.rotation, fit.cameras.log_focal
     everywhere = torch.full((len(reached), 4), -1)
@@ -278,18 +313,19 @@ def summarise(
     cameras = fit.cameras
     matched, agreeing = tally(clip, cameras, reached)
     confidence = confidences(clip, cameras, reached, matched, agreeing)
-    unsure = {
-        frame: reason(clip, frame, bool(reached[frame]))
-        for frame in range(len(clip))
-        if confidence[frame] < MIN_CONFIDENCE
-    }
+    unsure = {frame: reason(clip, frame, reached) for frame in range(len(clip)) if confidence[frame] < MIN_CONFIDENCE}
     if unsure and when_unsure == "stop":
         raise ValueError(
             "the camera's path cannot be told. " + "; ".join(grouped(unsure)) + ". Cut the clip, or choose 'hold'"
         )
     if mode in ("shared", "free"):
         check_fov_is_told(fit, reached, reference, width)
-    drift, chained = drifts(clip, cameras, reached)
+    drift, chained, contradicted = drifts(clip, cameras, reached)
+    if contradicted > MAX_CONTRADICTION and when_unsure == "stop":
+        raise ValueError(
+            f"the camera's path cannot be told: {contradicted:.0%} of the links between frames far apart contradict "
+            f"it, by up to {drift:.1f} degrees. Cut the clip, or choose 'hold'"
+        )
     confidence[list(unsure)] = 0
     cameras = held(cameras, confidence > 0, reference)
     fov_deg = (2 * torch.atan(width / 2 / cameras.focal)).rad2deg()
@@ -324,14 +360,16 @@ def confidences(clip: Clip, cameras: Cameras, reached: Tensor, matched: Tensor, 
     return confidence
 
 
-def reason(clip: Clip, frame: int, reached: bool) -> str:
+def reason(clip: Clip, frame: int, reached: Tensor) -> str:
     """Why a frame's camera cannot be told."""
     if len(clip.features[frame].position) < MIN_FEATURES:
         return f"too little to follow (fewer than {MIN_FEATURES} features: flat, dark or blurred)"
-    most = max((len(pair) for pair in clip.partners(frame)), default=0)
-    if not reached and most < 2 * MIN_AGREEING:
+    sizes = [len(features.position) for features in clip.features]
+    pairs = [pair for pair in clip.partners(frame) if reached[pair.j] and len(pair)]
+    most = max((len(pair) / min(sizes[pair.i], sizes[pair.j]) for pair in pairs), default=0)
+    if not reached[frame] and most < MIN_SAME:
         return "not tied to the reference frame (a scene cut, or hardly any overlap with the frames beside it)"
-    if not reached:
+    if not reached[frame]:
         return "what it shows does not move as for a camera that turns in place (it travels, or most of it moves)"
     return "too few points agree, or all of them in a small part of the picture"
 
@@ -348,21 +386,22 @@ def check_fov_is_told(fit: Fit, reached: Tensor, reference: int, width: int) -> 
         )
 
 
-def drifts(clip: Clip, cameras: Cameras, reached: Tensor) -> tuple[float, float]:
-    """`drift_deg` and `chained_drift_deg` of an Estimate."""
+def drifts(clip: Clip, cameras: Cameras, reached: Tensor) -> tuple[float, float, float]:
+    """`drift_deg` and `chained_drift_deg` of an Estimate, and which part of the far links the path contradicts."""
     log_focal = cameras.log_focal
-    far, chained, whole = math.nan, torch.eye(3, dtype=torch.float64), bool(reached.all())
-    for (i, j), pair in clip.pairs.items():
+    far, chained, whole = [], torch.eye(3, dtype=torch.float64), bool(reached.all())
+    contradicted = 0
+    for (i, j), pair in sorted(clip.pairs.items()):
         if not (reached[i] and reached[j]) or (j - i > 1 and j - i < STEPS[-1]):
             continue
         fit = fit_pair(pair, float(log_focal[i]), float(log_focal[j]))
         if j - i == 1:
             whole, chained = whole and holds(fit), chained @ fit.rotation
-        elif holds(fit):
-            apart = float(rotation_angle(fit.rotation.T @ cameras.rotation[i].T @ cameras.rotation[j]).rad2deg())
-            far = apart if math.isnan(far) else max(far, apart)
+        elif holds(fit) and int(fit.agrees.sum()) >= MIN_FAR_AGREEING:
+            far.append(float(rotation_angle(fit.rotation.T @ cameras.rotation[i].T @ cameras.rotation[j]).rad2deg()))
+            contradicted += int(agreement(pair, cameras).sum()) < fit.agrees.sum() / 2
     end = float(rotation_angle(chained.T @ cameras.rotation[0].T @ cameras.rotation[-1]).rad2deg())
-    return far, end if whole else math.nan
+    return max(far, default=math.nan), end if whole else math.nan, contradicted / max(1, len(far))
 
 
 def held(cameras: Cameras, known: Tensor, reference: int) -> Cameras:

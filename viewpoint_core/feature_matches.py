@@ -8,9 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 WORKING_SIDE = 640  # pixels along the longer side of a frame that features are sought in
-MAX_FEATURES = 700
+MAX_FEATURES = 1000
 CONTRAST = 0.012  # a third of OpenCV's own threshold, for night and blur
 RATIO = 0.8  # a match must be this much nearer than the second best (Lowe)
+NEAR_PIXELS = 10.0  # from where a feature is predicted
+MIN_SIMILARITY = 0.75  # cosine of descriptors, for predicted features
 LUMA = (0.2126, 0.7152, 0.0722)
 
 
@@ -80,14 +82,21 @@ def find_features(frame: Tensor) -> Features:
     return Features(position, (values / values.sum(1, keepdim=True).clamp(min=1e-9)).sqrt())
 
 
-def match_features(i: int, j: int, features: list[Features]) -> Matches:
-    """Pairs of features of frames i and j that are each other's nearest, and clearly nearer than the next."""
+def match_features(i: int, j: int, features: list[Features], predicted: Tensor | None = None) -> Matches:
+    """Pairs of features of frames i and j that are each other's nearest, and clearly nearer than the next.
+
+    With `predicted`, where i's features should lie in j (n, 2), only features near there are looked at, so that more of
+    them are told apart.
+    """
     a, b = features[i], features[j]
     if min(len(a.position), len(b.position)) < 2:
         return Matches(i, j, a.position[:0], b.position[:0])
     similarity = a.descriptor @ b.descriptor.T
+    if predicted is not None:
+        away = torch.cdist(predicted.float(), b.position.float()) > NEAR_PIXELS
+        similarity = similarity.masked_fill(away | (similarity < MIN_SIMILARITY), 0)
     best, forward = similarity.topk(2, dim=1)
     distance = (2 - 2 * best).clamp(min=0).sqrt()
     mutual = similarity.argmax(0)[forward[:, 0]] == torch.arange(len(a.position))
-    chosen = (mutual & (distance[:, 0] < RATIO * distance[:, 1])).nonzero()[:, 0]
+    chosen = (mutual & (best[:, 0] > 0) & (distance[:, 0] < RATIO * distance[:, 1])).nonzero()[:, 0]
     return Matches(i, j, a.position[chosen], b.position[forward[chosen, 0]])

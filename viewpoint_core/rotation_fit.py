@@ -13,10 +13,11 @@ from .feature_matches import Matches
 from .rotation import cross_matrix, rotation_from_vector
 
 INLIER_PIXELS = 2.5  # at the working size
-SCALE_PIXELS = 1.0  # residuals beyond this weigh less and less (Cauchy)
-TRIALS = 300
-MAX_POINTS = 80  # of each pair in the fit of all
-MAX_ITERATIONS = 30
+SCALES = (16.0, 4.0, 1.0)  # pixels: residuals beyond weigh less and less (Cauchy); coarse first, so that loops close
+TRIALS = 200
+MAX_SCORED = 200  # matches that a trial is scored on
+MAX_ITERATIONS = 20
+ENOUGH_GAIN = 1e-4  # relative, of a step of the fit of all
 MIN_DEPTH = 1e-6
 
 
@@ -122,11 +123,13 @@ def fit_pair(matches: Matches, log_focal_i: float, log_focal_j: float, *, zoom: 
     if zoom:
         log_focal = focal_that_fits(a, matches.at_j[pairs], float(focal_i))
     rotations = turn_between(a, rays(matches.at_j[pairs], log_focal.exp()[:, None]))
+    scored = matches.only(torch.arange(0, count, math.ceil(count / MAX_SCORED)))
     error = transfer_error(
-        rotations, matches.at_i, matches.at_j.expand(TRIALS, -1, -1), focal_i, log_focal.exp()[:, None]
+        rotations, scored.at_i, scored.at_j.expand(TRIALS, -1, -1), focal_i, log_focal.exp()[:, None]
     )
     best = int((INLIER_PIXELS**2 - error**2).clamp(min=0).sum(-1).argmax())
-    rotation, focal_j, agrees = rotations[best], log_focal[best].exp(), error[best] < INLIER_PIXELS
+    rotation, focal_j = rotations[best], log_focal[best].exp()
+    agrees = transfer_error(rotation, matches.at_i, matches.at_j, focal_i, focal_j) < INLIER_PIXELS
     for _ in range(3):
         if int(agrees.sum()) < 3:
             break
@@ -149,11 +152,11 @@ class Points:
     at_j: Tensor
 
 
-def gather_points(pairs: list[Matches]) -> Points:
-    """At most MAX_POINTS of each pair, both ways round."""
+def gather_points(pairs: list[Matches], most: int) -> Points:
+    """At most so many matches of each pair, both ways round."""
     chosen = []
     for pair in pairs:
-        step = max(1, math.ceil(len(pair) / MAX_POINTS))
+        step = max(1, math.ceil(len(pair) / most))
         some = pair.only(torch.arange(0, len(pair), step))
         chosen += [some, Matches(some.j, some.i, some.at_j, some.at_i)]
     frames = [torch.cat([torch.full((len(pair),), getattr(pair, side)) for pair in chosen]) for side in ("i", "j")]
@@ -184,9 +187,9 @@ def linearise(cameras: Cameras, points: Points) -> tuple[Tensor, Tensor]:
     return shown - points.at_i, torch.cat(jacobian, dim=-1)
 
 
-def robust_cost(residual: Tensor) -> Tensor:
+def robust_cost(residual: Tensor, scale: float) -> Tensor:
     """Sum of Cauchy's loss over residuals (n, 2) in pixels."""
-    return torch.log1p(residual.square().sum(-1) / SCALE_PIXELS**2).sum() * SCALE_PIXELS**2
+    return torch.log1p(residual.square().sum(-1) / scale**2).sum() * scale**2
 
 
 @dataclass(frozen=True)
@@ -223,10 +226,10 @@ def parameters(count: int, reference: int, focal: str) -> tuple[Tensor, int]:
     return place, used
 
 
-def normal_equations(cameras: Cameras, points: Points, place: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def normal_equations(cameras: Cameras, points: Points, place: Tensor, size: int, scale: float) -> tuple[Tensor, Tensor]:
     """Hessian (size, size) and gradient (size,) of the robust cost, by Gauss and Newton."""
     residual, jacobian = linearise(cameras, points)
-    weight = 1 / (1 + residual.square().sum(-1) / SCALE_PIXELS**2)
+    weight = 1 / (1 + residual.square().sum(-1) / scale**2)
     columns = torch.cat([place[points.i, :3], place[points.j, :3], place[points.i, 3:], place[points.j, 3:]], dim=1)
     columns = torch.where(columns < 0, size, columns)
     weighed = jacobian * weight[:, None, None]
@@ -245,28 +248,35 @@ def stepped(cameras: Cameras, step: Tensor, place: Tensor) -> Cameras:
     return Cameras(cameras.rotation @ rotation_from_vector(change[:, :3]), cameras.log_focal + change[:, 3])
 
 
-def fit_all(pairs: list[Matches], cameras: Cameras, reference: int, focal: str) -> Fit:
+def fit_all(pairs: list[Matches], cameras: Cameras, reference: int, focal: str, points_each: int) -> Fit:
     """Cameras that all matches agree with best: robust least squares (Levenberg and Marquardt, Cauchy's loss).
 
     The reference frame's rotation stays. Every frame must hang on it by some chain of pairs.
     """
-    points = gather_points(pairs)
+    points = gather_points(pairs, points_each)
     place, size = parameters(len(cameras.rotation), reference, focal)
-    damping, cost = 1e-4, float(robust_cost(linearise(cameras, points)[0]))
+    for scale in SCALES:
+        cameras, cost = descend(cameras, points, place, size, scale)
+    hessian, _ = normal_equations(cameras, points, place, size, SCALES[-1])
+    variance = cost / max(1, len(points.i) - size)
+    covariance = torch.linalg.inv(hessian + 1e-9 * torch.eye(size, dtype=torch.float64)) * 2 * variance
+    return Fit(cameras, place, covariance)
+
+
+def descend(cameras: Cameras, points: Points, place: Tensor, size: int, scale: float) -> tuple[Cameras, float]:
+    """Cameras of less cost, and that cost, by Levenberg's and Marquardt's steps."""
+    damping, cost = 1e-4, float(robust_cost(linearise(cameras, points)[0], scale))
     for _ in range(MAX_ITERATIONS):
-        hessian, gradient = normal_equations(cameras, points, place, size)
+        hessian, gradient = normal_equations(cameras, points, place, size, scale)
         damped = hessian + damping * hessian.diagonal().clamp(min=1e-9).diag()
         trial = stepped(cameras, -torch.linalg.solve(damped, gradient), place)
-        trial_cost = float(robust_cost(linearise(trial, points)[0]))
+        trial_cost = float(robust_cost(linearise(trial, points)[0], scale))
         if trial_cost > cost:
             damping *= 10
             if damping > 1e6:
                 break
             continue
         gain, cost, cameras, damping = cost - trial_cost, trial_cost, trial, damping / 5
-        if gain < 1e-7 * cost:
+        if gain < ENOUGH_GAIN * cost:
             break
-    hessian, _ = normal_equations(cameras, points, place, size)
-    variance = cost / max(1, len(points.i) - size)
-    covariance = torch.linalg.inv(hessian + 1e-9 * torch.eye(size, dtype=torch.float64)) * 2 * variance
-    return Fit(cameras, place, covariance)
+    return cameras, cost

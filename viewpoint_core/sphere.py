@@ -31,9 +31,9 @@ def direction_to_lonlat(direction: Tensor) -> tuple[Tensor, Tensor]:
     return torch.atan2(x, z), torch.atan2(-y, torch.hypot(x, z))
 
 
-def erp_directions(height: int, width: int) -> Tensor:
-    """Unit direction of every ERP pixel. float64 (height, width, 3)."""
-    x, y = pixel_grid(height, width)
+def erp_directions(height: int, width: int, rows: slice = slice(None)) -> Tensor:
+    """Unit direction of every ERP pixel, or of those in some rows. float64 (height, width, 3)."""
+    x, y = (grid[rows] for grid in pixel_grid(height, width))
     return lonlat_to_direction((x / width - 0.5) * (2 * math.pi), (0.5 - y / height) * math.pi)
 
 
