@@ -103,9 +103,10 @@ class ViewPointCutCameraPath(io.ComfyNode):
     @classmethod
     def execute(cls, camera_path: CameraPath, start: int, length: int, hold: bool) -> io.NodeOutput:
         """Cut what is there, and hold the rest if asked."""
-        if not hold or start + length <= len(camera_path):
-            return io.NodeOutput(cut_path(camera_path, start, length))
-        return io.NodeOutput(hold_path(cut_path(camera_path, start, len(camera_path) - start), length))
+        there = len(camera_path) - start
+        if hold and 0 < there < length:
+            return io.NodeOutput(hold_path(cut_path(camera_path, start, there), length))
+        return io.NodeOutput(cut_path(camera_path, start, length))
 
 
 class ViewPointEstimateCamera(io.ComfyNode):

@@ -336,6 +336,11 @@ def outcome(check: Callable[[], None]) -> str | None:
     return None
 
 
-if __name__ == "__main__":
-    checks = {name: check for name, check in list(globals().items()) if name.startswith("check_")}
+def run_checks(namespace: dict[str, Any]) -> None:
+    """Run a module's checks and print their outcomes."""
+    checks = {name: check for name, check in namespace.items() if name.startswith("check_")}
     print("RESULT " + json.dumps({name: outcome(check) for name, check in checks.items()}))
+
+
+if __name__ == "__main__":
+    run_checks(dict(globals()))
