@@ -8,20 +8,20 @@ robust fits.
 import heapq
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .camera import check_fov, focal_length
-from .camera_path import CameraPath, path_from_rotations, segments, slerp
-from .feature_matches import Features, Matches, find_features, match_features, opencv, working_size
+from .camera_path import path_from_rotations, segments, slerp
+from .clip_matches import STEPS, Clip
+from .estimate_report import Estimate, grouped
+from .feature_matches import Matches, opencv, working_size
 from .resample import check_image
 from .rotation import rotation_angle
-from .rotation_fit import INLIER_PIXELS, MIN_DEPTH, Cameras, Fit, PairFit, fit_all, fit_pair, rays, transfer_error
+from .rotation_fit import INLIER_PIXELS, Cameras, Fit, PairFit, fit_all, fit_pair, transfer_error
 
 WHEN_UNSURE = ("stop", "hold")
-STEPS = (1, 2, 4, 8)  # frames between those that are matched at first
 MIN_FEATURES = 24
 MIN_AGREEING = 14  # matches; by chance two random frames reach five
 MIN_SHARE = 0.2  # of a pair's matches
@@ -35,66 +35,6 @@ MAX_FOV_DEVIATION = 0.03  # relative, of the focal length
 KEY_ANGLE = 0.3  # of the field of view: a frame turned further from all key frames becomes one
 KEY_LINKS = 4  # key frames that each frame is matched with
 SEEN_TOGETHER = 0.75  # of the field of view: frames turned further apart are not matched
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A camera path and what is known of its errors.
-
-    drift_deg: by how much the rotation between far frames, measured from their matches alone, differs from the path at
-    most (nan where no far frames show the same). chained_drift_deg: how far following from frame to frame alone would
-    have gone astray at the end (nan where the chain breaks). unsure: why, for each frame whose camera is a guess.
-    """
-
-    path: CameraPath
-    drift_deg: float
-    chained_drift_deg: float
-    agreeing: Tensor
-    matched: Tensor
-    unsure: dict[int, str]
-
-    def lowest_confidence(self) -> float:
-        """Of all frames."""
-        assert self.path.confidence is not None
-        return float(self.path.confidence.min())
-
-    def report(self) -> str:
-        """What a user should know, in lines."""
-        confidence = self.path.confidence
-        assert confidence is not None
-        lowest = int(confidence.argmin())
-        share = float(self.agreeing.sum() / self.matched.sum().clamp(min=1))
-        lines = [
-            f"{len(self.path)} frames; field of view {span(self.path.fov_deg)} degrees",
-            f"{share:.0%} of {int(self.matched.sum()) // 2} matches between neighbouring frames agree with the path",
-            f"confidence {float(confidence.mean()):.2f} on average, {float(confidence[lowest]):.2f} at frame {lowest}, "
-            "the lowest",
-            f"drift {degrees(self.drift_deg)} between far frames that show the same; "
-            f"from frame to frame alone it would have been {degrees(self.chained_drift_deg)}",
-        ]
-        return "\n".join(lines + [f"cannot tell: {line}" for line in grouped(self.unsure)])
-
-
-def span(values: Tensor) -> str:
-    """The values' range in words."""
-    low, high = float(values.min()), float(values.max())
-    return f"{low:.1f}" if high - low < 0.05 else f"{low:.1f} to {high:.1f}"
-
-
-def degrees(value: float) -> str:
-    """An angle, or that it is unknown."""
-    return "unknown" if math.isnan(value) else f"{value:.2f} degrees"
-
-
-def grouped(unsure: dict[int, str]) -> list[str]:
-    """Reasons with the runs of frames that they hold for."""
-    runs: list[tuple[int, int, str]] = []
-    for frame, reason in sorted(unsure.items()):
-        if runs and runs[-1][1] == frame - 1 and runs[-1][2] == reason:
-            runs[-1] = runs[-1][0], frame, reason
-        else:
-            runs.append((frame, frame, reason))
-    return [f"frame{f' {a}' if a == b else f's {a} to {b}'}: {reason}" for a, b, reason in runs]
 
 
 def estimate_camera(
@@ -136,58 +76,6 @@ def check_request(frames: Tensor, fov_deg: float | None, reference: int, when_un
         raise ValueError(f"the reference frame is {reference}; expected 0 to {len(frames) - 1}")
     if when_unsure not in WHEN_UNSURE:
         raise ValueError(f"when_unsure is {when_unsure!r}; expected one of {', '.join(WHEN_UNSURE)}")
-
-
-class Clip:
-    """The features of a clip's frames, and the matches of those pairs that were asked for."""
-
-    def __init__(self, features: list[Features], height: int, width: int) -> None:
-        self.features = features
-        self.size = height, width
-        self.pairs: dict[tuple[int, int], Matches] = {}
-
-    @classmethod
-    def of(cls, frames: Tensor, on_frame: Callable[[], None]) -> "Clip":
-        """Find features, and match each frame with frames shortly before it."""
-        clip = cls([], *working_size(*frames.shape[-2:]))
-        for number, frame in enumerate(frames):
-            clip.features.append(find_features(frame))
-            for step in STEPS:
-                if number >= step:
-                    clip.match(number - step, number)
-            on_frame()
-        return clip
-
-    def __len__(self) -> int:
-        return len(self.features)
-
-    def match(self, i: int, j: int) -> Matches:
-        """The matches of frames i < j, found once."""
-        if (i, j) not in self.pairs:
-            self.pairs[i, j] = match_features(i, j, self.features)
-        return self.pairs[i, j]
-
-    def match_again(self, cameras: Cameras, reached: Tensor) -> list[Matches]:
-        """The matches of all pairs of reached frames, sought where the cameras say that they must be. More of them than
-        `pairs`, but they do not speak about the cameras' errors."""
-        again = []
-        for i, j in self.pairs:
-            if reached[i] and reached[j]:
-                focal = cameras.focal
-                turned = rays(self.features[i].position, focal[i]) @ cameras.rotation[i].T @ cameras.rotation[j]
-                depth = turned[:, 2:]
-                predicted = torch.where(depth > MIN_DEPTH, turned[:, :2] / depth.clamp(min=MIN_DEPTH) * focal[j], 1e6)
-                again.append(match_features(i, j, self.features, predicted))
-        return again
-
-    def partners(self, frame: int) -> list[Matches]:
-        """All matches that a frame has, the frame first."""
-        return [first(pair, frame) for (i, j), pair in self.pairs.items() if frame in (i, j)]
-
-
-def first(pair: Matches, frame: int) -> Matches:
-    """The matches with `frame` as their i."""
-    return pair if pair.i == frame else Matches(pair.j, pair.i, pair.at_j, pair.at_i)
 
 
 def holds(fit: PairFit) -> bool:

@@ -268,7 +268,7 @@ def monotone_tangents(span: Tensor, slope: Tensor) -> Tensor:
 def slerp(times: Tensor, rotations: Tensor, frames: Tensor) -> Tensor:
     """Rotations (n, 3, 3) at times (n,) -> (T, 3, 3) at frames (T,), at constant speed, the shortest way."""
     if len(times) == 1:
-        return rotations.expand(len(frames), 3, 3)
+        return rotations.repeat(len(frames), 1, 1)
     index, part = segments(times, frames)
     turn = rotation_vector(rotations[:-1].mT @ rotations[1:])
     return rotations[index] @ rotation_from_vector(turn[index] * part[:, None])
