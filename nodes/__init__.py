@@ -4,7 +4,9 @@ from pathlib import Path
 
 from comfy_api.latest import ComfyExtension, io
 
+from .camera import ViewPointCameraPath, ViewPointCutCameraPath, ViewPointEstimateCamera
 from .clip import ViewPointLoadClip
+from .compose import ViewPointCompose, ViewPointComposite
 from .conditioning import ViewPointConditioning
 from .host import offer_models
 from .model import ViewPointPatchModel
@@ -30,6 +32,11 @@ NODES: list[type[io.ComfyNode]] = [
     ViewPointToCubemap,
     ViewPointPlaceView,
     ViewPointRenderView,
+    ViewPointCameraPath,
+    ViewPointCutCameraPath,
+    ViewPointEstimateCamera,
+    ViewPointCompose,
+    ViewPointComposite,
     ViewPointConditioning,
     ViewPointPatchModel,
     ViewPointSampler,
