@@ -14,7 +14,7 @@ from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
 from .conditioning import check_length
-from .training.new_vae import new_vae
+from .training.new_vae import MIN_WIDTH, new_vae
 from .training.plan import generator_for, lr_at
 from .training.state import check_facts, collect_tensors, load_state, newest_checkpoint, save_state, write_tensors
 from .training.vae_training import (
@@ -87,8 +87,10 @@ def check_options(options: argparse.Namespace) -> None:
             f"crops of {options.crop_length} frames of side {options.crop} do not fit clips of {options.length} frames "
             f"of side {options.map_size}; expected a side that is a multiple of 8"
         )
-    if min(options.width, options.batch_size, options.steps) < 1 or not options.lr > 0:
-        raise ValueError("expected --width, --batch-size, --steps and --lr above 0")
+    if options.width < MIN_WIDTH:
+        raise ValueError(f"--width is {options.width}; expected {MIN_WIDTH} or more: colours take {MIN_WIDTH - 1}")
+    if min(options.batch_size, options.steps) < 1 or not options.lr > 0:
+        raise ValueError("expected --batch-size, --steps and --lr above 0")
 
 
 def facts_of(options: argparse.Namespace) -> dict[str, Any]:

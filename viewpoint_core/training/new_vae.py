@@ -17,6 +17,7 @@ COLOURS = 3
 SAME = ((0, 0, 1.0), (1, 1, 1.0), (2, 2, 1.0))
 OPPOSITE = ((3, 0, -1.0), (4, 1, -1.0), (5, 2, -1.0))
 LEVEL_CHANNEL, LEVEL = 6, 2.0  # a constant beside the colours: normalising over channels then leaves their size
+MIN_WIDTH = LEVEL_CHANNEL + 2  # and one for what is no colour
 LOG_VARIANCE = -5.0
 
 
