@@ -5,6 +5,7 @@ from comfy_api.latest import ComfyExtension, io
 from .conditioning import ViewPointConditioning
 from .model import ViewPointPatchModel
 from .output import ViewPointSave360Image, ViewPointSave360Video
+from .preview import ViewPointPreview360
 from .projection import (
     ViewPointFromCubemap,
     ViewPointFromERP,
@@ -30,6 +31,7 @@ NODES: list[type[io.ComfyNode]] = [
     ViewPointLoadTextEmbedding,
     ViewPointSave360Video,
     ViewPointSave360Image,
+    ViewPointPreview360,
 ]
 
 

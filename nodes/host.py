@@ -124,17 +124,23 @@ def host_ksampler(
 
 
 def folder(kind: str) -> Path:
-    """The host's "input" or "output" folder."""
-    directories = {"input": folder_paths.get_input_directory, "output": folder_paths.get_output_directory}
+    """The host's "input", "output" or "temp" folder."""
+    directories = {
+        "input": folder_paths.get_input_directory,
+        "output": folder_paths.get_output_directory,
+        "temp": folder_paths.get_temp_directory,
+    }
     return Path(directories[kind]())
 
 
-def output_path(prefix: str, suffix: str, width: int = 0, height: int = 0) -> tuple[Path, str]:
-    """A new file name in the host's output folder, counted like the host's own, and its subfolder there.
+def output_path(
+    prefix: str, suffix: str, width: int = 0, height: int = 0, *, kind: str = "output"
+) -> tuple[Path, str]:
+    """A new file name in one of the host's folders, counted like the host's own, and its subfolder there.
 
     The host puts the picture's size in for %width% and %height% in the prefix.
     """
-    base = str(folder("output"))
+    base = str(folder(kind))
     directory, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, base, width, height)
     path = Path(directory) / f"{name}_{counter:05}_{suffix}"
     while path.exists():
