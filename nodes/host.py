@@ -1,14 +1,17 @@
 """What the pack asks of the host's internals, in one place. Imported only once the host runs."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import comfy.latent_formats
 import comfy.model_management
 import comfy.model_sampling
+import comfy.patcher_extension
 import comfy.utils
 import folder_paths
+import latent_preview
 import torch
 from comfy.cli_args import args
 
@@ -16,6 +19,8 @@ from ..viewpoint_core.checkpoint import read_header, schedule_from_metadata
 
 PATCH_EMBEDDING = "diffusion_model.patch_embedding.weight"
 LATENT_FORMATS = {16: comfy.latent_formats.Wan21}
+OUTER_SAMPLE = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
+PREVIEW_FORMAT = "JPEG"
 FLOW_TIMESTEPS = 1000  # Wan's timestep is 1000 sigma
 
 
@@ -123,6 +128,17 @@ def host_ksampler(
     )[0]
 
 
+def latent_previewer(model: Any) -> Callable[[torch.Tensor], Any] | None:
+    """What makes (format, picture, largest side) of a MODEL's latent (B, C, t, h, w) by the host's preview setting.
+
+    None where previews are off, or where this host makes them another way.
+    """
+    make = getattr(latent_preview, "get_previewer", None)
+    previewer = make(model.load_device, model.model.latent_format) if make else None
+    decode = getattr(previewer, "decode_latent_to_preview_image", None)
+    return None if decode is None else lambda latent: decode(PREVIEW_FORMAT, latent)
+
+
 def folder(kind: str) -> Path:
     """The host's "input", "output" or "temp" folder."""
     directories = {
@@ -133,9 +149,7 @@ def folder(kind: str) -> Path:
     return Path(directories[kind]())
 
 
-def output_path(
-    prefix: str, suffix: str, width: int = 0, height: int = 0, *, kind: str = "output"
-) -> tuple[Path, str]:
+def output_path(prefix: str, suffix: str, width: int = 0, height: int = 0, *, kind: str = "output") -> tuple[Path, str]:
     """A new file name in one of the host's folders, counted like the host's own, and its subfolder there.
 
     The host puts the picture's size in for %width% and %height% in the prefix.

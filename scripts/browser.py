@@ -1,6 +1,6 @@
 """Provides a Chromium for the browser tests and prints its path.
 
-CHROMIUM names one to use; without it, one on PATH is taken; without that, root on Debian or Ubuntu installs one.
+CHROMIUM names one to use; without it, one on PATH is taken; without that, root on Debian installs one.
 """
 
 import os
@@ -52,8 +52,7 @@ def provide_browser() -> str:
     if not can_install():
         raise BrowserError(
             "the browser tests need Chromium or Chrome on PATH, or its path in CHROMIUM "
-            "(Debian and Ubuntu: sudo apt-get install chromium); to leave them out: "
-            "make test PYTEST_ARGS='-m \"not training and not browser\"'"
+            "(Debian: sudo apt-get install chromium)"
         )
     return install_browser()
 

@@ -276,7 +276,7 @@ export class Viewer {
 
   escape() {
     if (this.panel.menu.childElementCount) this.panel.setMenu([])
-    else this.root.blur()
+    else if (this.hasFocus()) document.activeElement.blur()
   }
 
   hasFocus() {
