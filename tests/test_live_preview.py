@@ -1,4 +1,4 @@
-"""The preview while sampling, on the real ComfyUI server: a panorama from ViewPoint's sampler, by the host's setting."""
+"""The preview while sampling, on the real ComfyUI server: ViewPoint's sampler shows a panorama, if the host asks."""
 
 import io
 from collections.abc import Iterator
