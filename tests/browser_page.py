@@ -38,6 +38,7 @@ TIMEOUT_MS = 30_000
 # Nodes by name: {type, pos, size, inputs: {name: value, or [node, slot] for a link}}.
 BUILD = """(nodes) => {
   app.graph.clear()
+  app.nodeOutputs = {} // the nodes get the same ids again
   Object.assign(app.canvas.ds, { offset: [0, 0], scale: 1 })
   const made = {}
   for (const [name, { type, pos, size, inputs }] of Object.entries(nodes)) {

@@ -82,6 +82,14 @@ function key(event, viewer) {
   else viewer[command]()
 }
 
+/** ComfyUI zooms the graph on a pinch anywhere, and listens before the event gets here: so listen before that. */
+function keepTouches(stage, signal) {
+  const keep = (event) => stage.contains(event.target) && event.stopPropagation()
+  for (const name of ['touchstart', 'touchmove', 'touchend', 'touchcancel']) {
+    window.addEventListener(name, keep, { signal, capture: true, passive: true })
+  }
+}
+
 /** Listen on a stage inside a root element until the signal aborts. */
 export function addControls(root, stage, viewer, signal) {
   const drag = new Drag(stage, viewer)
@@ -96,6 +104,7 @@ export function addControls(root, stage, viewer, signal) {
   for (const name of ['pointerup', 'pointercancel']) {
     on(stage, name, (event) => (event.button === 1 ? viewer.forwardToGraph(event) : drag.end(event)))
   }
+  keepTouches(stage, signal)
   on(stage, 'dblclick', () => viewer.toggleFullscreen())
   on(root, 'wheel', (event) => wheel(event, viewer), { passive: false })
   on(root, 'keydown', (event) => key(event, viewer))

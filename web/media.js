@@ -72,20 +72,23 @@ class Clip {
     Object.assign(element, { muted: true, loop: true, playsInline: true, preload: 'auto', src: url })
     const on = (event, action) => element.addEventListener(event, action, { signal: this.listening.signal })
     for (const event of ['play', 'pause', 'timeupdate', 'durationchange', 'volumechange']) on(event, onState)
-    on('seeked', onFrame)
+    for (const event of ['loadeddata', 'seeked']) on(event, onFrame)
     on('error', () => this.fail(onError))
     this.element = element
-    this.next = (callback) => element.requestVideoFrameCallback?.(callback) ?? requestAnimationFrame(callback)
     this.follow()
   }
 
-  /** Call onFrame whenever the video shows another picture. */
+  /** Call onFrame whenever the video shows another picture; a browser that does not tell is asked on each repaint. */
   follow() {
-    this.next(() => {
+    const { element } = this
+    const tells = 'requestVideoFrameCallback' in element
+    const next = () => {
       if (this.listening.signal.aborted) return
-      if (this.hasPicture) this.onFrame()
+      if (this.hasPicture && (tells || this.playing)) this.onFrame()
       this.follow()
-    })
+    }
+    if (tells) element.requestVideoFrameCallback(next)
+    else requestAnimationFrame(next)
   }
 
   /** Ask the server why: the element does not tell a missing file from a damaged one. */

@@ -68,7 +68,7 @@ export class Viewer {
     const current = (action) => (value) => signal.aborted || action(value)
     const callbacks = {
       onFrame: current(() => this.pictureChanged()),
-      onState: current(() => this.panel.setClip(this.media)),
+      onState: current(() => this.flat || this.panel.setClip(this.media)),
       onError: current((error) => this.fail(error)),
     }
     try {
@@ -182,10 +182,10 @@ export class Viewer {
   parkContext() {
     const still = document.createElement('img')
     this.draw()
-    still.src = this.gl.canvas.toDataURL('image/jpeg')
+    if (this.gl.ready) still.src = this.gl.canvas.toDataURL('image/jpeg')
     this.releaseContext()
     this.parked = true
-    this.panel.screen.replaceChildren(still)
+    this.panel.screen.replaceChildren(...(still.src ? [still] : []))
     this.panel.setMessage(PARKED, 'over')
     if (this.media?.isVideo) this.media.pause()
   }
