@@ -105,11 +105,10 @@ export class Viewer {
     this.panel.setView(this.view, this.grid)
   }
 
+  /** Say why the file is not shown. The same file may come again, and is then tried again. */
   fail(error) {
     if (!(error instanceof MediaError)) console.error(error)
-    this.releaseContext()
-    this.panel.screen.replaceChildren()
-    this.panel.setClip(null)
+    this.clear()
     this.panel.setMessage(error.message, 'error')
   }
 
@@ -134,7 +133,7 @@ export class Viewer {
     try {
       this.gl = new PanoramaGL({
         onLost: () => this.panel.setMessage(LOST, 'over'),
-        onRestored: () => this.upload(),
+        onRestored: () => this.upload().catch((error) => this.fail(error)),
       })
     } catch (error) {
       if (!(error instanceof NoWebGL2)) throw error
@@ -146,15 +145,21 @@ export class Viewer {
     await this.upload()
   }
 
+  /** Give the picture to the context. What went on with a file that is gone by now does not matter. */
   async upload() {
     const { gl, media } = this
     if (media.isVideo) return this.pictureChanged()
-    await media.decode((bitmap, width, height) => {
-      if (gl !== this.gl) return // gone or another one by now
+    const show = (bitmap, width, height) => {
+      if (gl !== this.gl) return
       gl.upload(bitmap, width, height)
       this.panel.setMessage('')
       this.requestDraw()
-    })
+    }
+    try {
+      await media.decode(show)
+    } catch (error) {
+      if (media === this.media) throw error
+    }
   }
 
   /** A clip shows another picture. */

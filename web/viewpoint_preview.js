@@ -51,7 +51,7 @@ function forwardToGraph(event) {
 
 /** Write the view into the selected node, the only one, or the one that the user picks. */
 function useView(node, viewer) {
-  const selected = Object.values(app.canvas.selected_nodes ?? {})
+  const selected = [...(app.canvas.selectedItems ?? Object.values(app.canvas.selected_nodes ?? {}))]
   const { nodes, chosen } = targetNodes(node.graph, selected)
   const write = (target) => viewer.panel.setNote(writeView(target, viewer.view))
   const candidates = chosen.length ? chosen : nodes
