@@ -34,7 +34,8 @@ SETTINGS = {
 # What ComfyUI's own page does wrong on its first start, without any node pack.
 HOST_ERRORS = ("/user.css", "reading 'id'", "status of 404")
 HOST_MISSING = ("/user.css", "/userdata", "/settings/", "/templates/")
-TIMEOUT_MS = 30_000
+TIMEOUT_MS = 60_000
+OPEN_TIMEOUT_MS = 240_000  # a busy machine takes minutes over the page's eight megabytes of scripts
 # Nodes by name: {type, pos, size, inputs: {name: value, or [node, slot] for a link}}.
 BUILD = """(nodes) => {
   app.graph.clear()
@@ -109,9 +110,10 @@ class ComfyPage:
 
     def open(self) -> None:
         """Load ComfyUI and wait until its graph can be used."""
-        self.page.goto(self.server.url)
-        self.page.wait_for_function("window.app?.extensionManager && app.canvas?.graph && app.graph?.nodes")
-        self.page.locator(".templates-tab-button").wait_for()
+        self.page.goto(self.server.url, wait_until="commit", timeout=OPEN_TIMEOUT_MS)
+        ready = "window.app?.extensionManager && app.canvas?.graph && app.graph?.nodes"
+        self.page.wait_for_function(ready, timeout=OPEN_TIMEOUT_MS)
+        self.page.locator(".templates-tab-button").wait_for(timeout=OPEN_TIMEOUT_MS)
 
     def evaluate(self, script: str, argument: Any = None) -> Any:
         return self.page.evaluate(script, argument)

@@ -1,26 +1,30 @@
 """A real Chromium on the real ComfyUI with the pack: shipped workflows, and what people do with the viewer."""
 
-import itertools
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
-import torch
-from PIL import Image
 from playwright.sync_api import expect, sync_playwright
-from torch import Tensor
 
 from scripts.browser import provide_browser
 from scripts.comfy_server import ComfyServer, make_base_directory
 from scripts.host import provide_host
-from scripts.tiny_models import write_models, write_text_embedding
-from tests.browser_page import FLAGS, WINDOW, ComfyPage, ViewerOnPage, prepare_user
+from tests.browser_graph import ANGLES, HOLDERS, LOAD, LOST, RESULT, SHRINK, image, target, viewer, viewer_alone
+from tests.browser_inputs import (
+    CLIP_FPS,
+    CLIP_FRAMES,
+    EMBEDDINGS,
+    LENGTH,
+    MAP,
+    colours,
+    sample_erp,
+    write_damaged,
+    write_inputs,
+)
+from tests.browser_page import FLAGS, TIMEOUT_MS, WINDOW, ComfyPage, ViewerOnPage, prepare_user
 from viewpoint_core.camera import view_directions
-from viewpoint_core.sphere import erp_directions
 from viewpoint_core.viewpoint_map import erp_to_viewpoint, viewpoint_to_erp
 from viewpoint_core.views import render_view
 
@@ -28,77 +32,7 @@ pytestmark = [pytest.mark.host, pytest.mark.browser]
 REPO = Path(__file__).parents[1]
 WORKFLOWS = sorted(path.stem for path in (REPO / "workflows").glob("*.json"))
 GENERATING = ("text_to_360", "image_to_360", "video_to_360")
-ASSETS = REPO / "workflows" / "assets"
-MAP = 256
-CLIP_FRAMES, CLIP_FPS = 24, 8
-LENGTH = 5  # frames that the shrunken workflows make
-EMBEDDINGS = ("positive.safetensors", "negative.safetensors")
 CORNER = 6
-VIEWERS = {"x": 430, "y": 60, "width": 440, "height": 480}
-
-
-def colours(direction: Tensor) -> Tensor:
-    """A colour in [0.1, 0.9] that says which way a direction (..., 3) points: red right, green down, blue ahead."""
-    unit = direction / direction.norm(dim=-1, keepdim=True)
-    return 0.5 + 0.4 * unit
-
-
-def save(picture: Tensor, file: Path) -> None:
-    """An image (h, w, 3) in [0, 1] as PNG."""
-    Image.fromarray((picture.clamp(0, 1) * 255).round().byte().numpy()).save(file)
-
-
-def erp_to_map(erp: Tensor) -> Tensor:
-    """(h, w, 3) -> (s, s, 3)."""
-    return erp_to_viewpoint(erp.movedim(-1, 0), MAP).movedim(0, -1)
-
-
-def write_clip(file: Path) -> None:
-    """A panorama that goes from dark to bright, with a tone."""
-    with av.open(str(file), "w") as container:
-        video = container.add_stream("libx264", rate=CLIP_FPS)
-        video.width, video.height, video.pix_fmt = 128, 64, "yuv420p"
-        sound = container.add_stream("aac", rate=44100, layout="mono")
-        for number in range(CLIP_FRAMES):
-            pixels = np.full((64, 128, 3), 10 + 9 * number, np.uint8)
-            container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        tone = np.sin(np.arange(44100 * CLIP_FRAMES // CLIP_FPS) * 0.06).astype(np.float32)[None] / 4
-        frame = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
-        frame.sample_rate = 44100
-        container.mux([*video.encode(None), *sound.encode(frame), *sound.encode(None)])
-
-
-def write_start(clip: Path, file: Path) -> None:
-    """The first frames of a clip, as many as the shrunken workflows make."""
-    with av.open(str(clip)) as source, av.open(str(file), "w") as container:
-        (given,) = source.streams.video
-        video = container.add_stream("libx264", rate=given.average_rate)
-        video.width, video.height, video.pix_fmt = given.width, given.height, "yuv420p"
-        for frame in itertools.islice(source.decode(video=0), LENGTH):
-            container.mux(video.encode(av.VideoFrame.from_ndarray(frame.to_ndarray(format="rgb24"), format="rgb24")))
-        container.mux(video.encode(None))
-
-
-def write_inputs(base: Path) -> None:
-    """Pictures whose pixels are known, files that are damaged, and what the shipped workflows load."""
-    write_models(base / "models")
-    for seed, name in enumerate(EMBEDDINGS):
-        write_text_embedding(base / "input" / name, seed=seed)
-    for asset in ("sample_photo.png", "sample_erp.png"):
-        shutil.copy(ASSETS / asset, base / "input" / asset)
-    write_start(ASSETS / "sample_clip.mp4", base / "input" / "sample_clip.mp4")
-    erp = colours(erp_directions(256, 512)).float()
-    save(erp, base / "input" / "colours_erp.png")
-    save(erp_to_map(erp), base / "input" / "colours_map.png")
-    save(erp_to_map(sample_erp()), base / "input" / "sample_map.png")
-    write_clip(base / "input" / "clip.mp4")
-    (base / "temp" / "damaged.png").write_bytes((ASSETS / "sample_erp.png").read_bytes()[:40])
-    (base / "temp" / "damaged.mp4").write_bytes((base / "input" / "clip.mp4").read_bytes()[:60])
-
-
-def sample_erp() -> Tensor:
-    """The shipped panorama (h, w, 3) in [0, 1]."""
-    return torch.from_numpy(np.array(Image.open(ASSETS / "sample_erp.png").convert("RGB"))) / 255
 
 
 @pytest.fixture(scope="module")
@@ -108,17 +42,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
     prepare_user(base)
     write_inputs(base)
     with ComfyServer(provide_host(), base, flags=("--cpu",)) as running:
-        kept = {name: (base / "temp" / name) for name in ("damaged.png", "damaged.mp4")}
-        for name, file in kept.items():  # the host empties its temp folder on its start
-            file.parent.mkdir(exist_ok=True)
-            source = ASSETS / "sample_erp.png" if name.endswith("png") else base / "input" / "clip.mp4"
-            file.write_bytes(source.read_bytes()[:60])
+        write_damaged(base)  # now, since the host empties its temp folder on its start
         yield running
 
 
 @pytest.fixture(scope="module")
 def opened(server: ComfyServer) -> Iterator[ComfyPage]:
     """One page for all tests."""
+    expect.set_options(timeout=TIMEOUT_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=provide_browser(), args=FLAGS)
         page = ComfyPage(browser.new_page(viewport=WINDOW), server)
@@ -141,17 +72,6 @@ def new_nodes(request: pytest.FixtureRequest, comfy: ComfyPage) -> Iterator[bool
     comfy.set_new_nodes(request.param)
     yield request.param
     comfy.set_new_nodes(False)
-
-
-def image(name: str, **place: Any) -> dict[str, Any]:
-    """A LoadImage node."""
-    return {"type": "LoadImage", "pos": [60, 100], "inputs": {"image": name}, **place}
-
-
-def viewer(source: list[Any], projection: str = "erp", **place: Any) -> dict[str, Any]:
-    """A viewer node."""
-    placed = {"pos": [VIEWERS["x"], VIEWERS["y"]], "size": [VIEWERS["width"], VIEWERS["height"]], **place}
-    return {"type": "ViewPointPreview360", **placed, "inputs": {"panorama": source, "projection": projection}}
 
 
 def show(comfy: ComfyPage, name: str, projection: str = "erp", **others: dict[str, Any]) -> ViewerOnPage:
@@ -196,33 +116,6 @@ def test_a_workflow_opens_from_the_template_browser_and_runs(comfy: ComfyPage) -
     page.locator(".p-dialog").wait_for(state="detached")
     comfy.screenshot("template")
     comfy.run()
-
-
-LOAD = """async (name) => {
-  const answer = await fetch(`/api/workflow_templates/viewpoint/${name}.json`)
-  await app.loadGraphData(await answer.json(), true, true, name, { openSource: 'template' })
-  return app.graph.nodes.filter((node) => node.has_errors || !LiteGraph.registered_node_types[node.type])
-    .map((node) => node.type).filter((type) => !['Note', 'MarkdownNote'].includes(type))
-}"""
-# The text encoder is 11 GB: saved prompts stand in for it. Sizes that a CPU does in seconds.
-SHRINK = """([positive, negative, length]) => {
-  for (const node of [...app.graph.nodes]) {
-    for (const [name, value] of [['map_size', 128], ['length', length], ['steps', 2]]) {
-      const widget = node.widgets?.find((each) => each.name === name)
-      if (widget && !(name === 'length' && widget.value === 0)) widget.value = value
-    }
-    if (node.type === 'CLIPLoader') app.graph.remove(node)
-    if (node.type !== 'CLIPTextEncode') continue
-    const saved = LiteGraph.createNode('ViewPointLoadTextEmbedding')
-    app.graph.add(saved)
-    saved.widgets.find((each) => each.name === 'file').value = /Negative/.test(node.title) ? negative : positive
-    for (const id of [...node.outputs[0].links]) {
-      const link = app.graph.links.get(id)
-      saved.connect(0, app.graph.getNodeById(link.target_id), link.target_slot)
-    }
-    app.graph.remove(node)
-  }
-}"""
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
@@ -415,10 +308,6 @@ def test_frames_play_at_their_rate_and_are_streamed_by_ranges(comfy: ComfyPage) 
 # Several viewers, and their end
 
 
-HOLDERS = "async () => (await import('/extensions/viewpoint/context_pool.js')).held()"
-LOST = "canvases.map((canvas) => canvas.getContext('webgl2').isContextLost())"
-
-
 def four_viewers() -> dict[str, dict[str, Any]]:
     """Two pictures, a map and a clip."""
     size = {"size": [320, 400]}
@@ -456,7 +345,7 @@ def test_a_viewer_out_of_sight_gives_its_context_back_and_takes_one_again(comfy:
     shown = show(comfy, "colours_erp.png")
     assert comfy.evaluate(HOLDERS) == 1
     comfy.evaluate("() => { app.canvas.ds.offset = [-5000, 0]; app.canvas.setDirty(true, true) }")
-    comfy.page.wait_for_function(f"async () => 0 === await ({HOLDERS})()", timeout=10_000)
+    comfy.page.wait_for_function(f"async () => 0 === await ({HOLDERS})()")
     comfy.evaluate("() => { app.canvas.ds.offset = [0, 0]; app.canvas.setDirty(true, true) }")
     shown.wait_for_picture()
     comfy.page.wait_for_function(f"async () => 1 === await ({HOLDERS})()")
@@ -530,15 +419,6 @@ def test_the_workflow_that_is_saved_holds_nothing_of_the_viewer(comfy: ComfyPage
 # Use this view
 
 
-def target(kind: str, **place: Any) -> dict[str, Any]:
-    """A node that takes a view."""
-    return {"type": kind, "pos": [920, 60], "inputs": {}, **place}
-
-
-ANGLES = """(id) => Object.fromEntries(app.graph.getNodeById(id).widgets
-  .filter((widget) => widget.name.endsWith('_deg')).map((widget) => [widget.name, widget.value]))"""
-
-
 def press_use(shown: ViewerOnPage) -> None:
     shown.root.get_by_text("Use this view").click()
 
@@ -585,13 +465,6 @@ def test_use_this_view_says_when_there_is_no_node(comfy: ComfyPage) -> None:
 # What cannot be shown
 
 
-RESULT = """([filename, media]) => {
-  const node = app.graph.nodes.find((each) => each.type === 'ViewPointPreview360')
-  const file = { filename, media, subfolder: '', type: 'temp', projection: 'erp', fps: 16, audio: false }
-  node.onExecuted({ viewpoint_360: [file] })
-}"""
-
-
 @pytest.mark.parametrize(
     ("name", "media", "message"),
     [
@@ -610,11 +483,6 @@ def test_a_file_that_cannot_be_shown_is_named_plainly(
     comfy.screenshot(f"cannot_show_{name.replace('.', '_')}")
     missing = [error for error in comfy.take_errors() if "404" in error]  # the browser itself reports the answer
     assert bool(missing) == name.startswith("missing")
-
-
-def viewer_alone() -> dict[str, Any]:
-    """A viewer that nothing is connected to."""
-    return {"type": "ViewPointPreview360", "pos": [VIEWERS["x"], VIEWERS["y"]], "size": [440, 480], "inputs": {}}
 
 
 @pytest.mark.parametrize("source", ["picture", "video"])
