@@ -341,14 +341,25 @@ def test_four_viewers_work_at_once_and_leave_nothing_when_deleted(comfy: ComfyPa
     assert comfy.evaluate(HOLDERS) == 0
 
 
+def wait_for_contexts(comfy: ComfyPage, count: int) -> None:
+    """Wait until the viewers hold that many GL contexts."""
+    for _ in range(100):
+        if comfy.evaluate(HOLDERS) == count:
+            return
+        comfy.page.wait_for_timeout(100)
+    raise AssertionError(f"the viewers hold {comfy.evaluate(HOLDERS)} contexts, not {count}")
+
+
 def test_a_viewer_out_of_sight_gives_its_context_back_and_takes_one_again(comfy: ComfyPage) -> None:
     shown = show(comfy, "colours_erp.png")
     assert comfy.evaluate(HOLDERS) == 1
     comfy.evaluate("() => { app.canvas.ds.offset = [-5000, 0]; app.canvas.setDirty(true, true) }")
-    comfy.page.wait_for_function(f"async () => 0 === await ({HOLDERS})()")
+    comfy.evaluate("() => { window.canvases = [...document.querySelectorAll('.vp360 canvas')] }")
+    wait_for_contexts(comfy, 0)
+    assert comfy.evaluate(LOST) == [True]
     comfy.evaluate("() => { app.canvas.ds.offset = [0, 0]; app.canvas.setDirty(true, true) }")
     shown.wait_for_picture()
-    comfy.page.wait_for_function(f"async () => 1 === await ({HOLDERS})()")
+    wait_for_contexts(comfy, 1)
     shown.settle()
     assert_shows_the_view(shown)
 
