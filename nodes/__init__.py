@@ -11,6 +11,7 @@ from .conditioning import ViewPointConditioning
 from .host import offer_models
 from .model import ViewPointPatchModel
 from .output import ViewPointSave360Image, ViewPointSave360Video
+from .preview import ViewPointPreview360
 from .projection import (
     ViewPointFromCubemap,
     ViewPointFromERP,
@@ -48,6 +49,7 @@ NODES: list[type[io.ComfyNode]] = [
     ViewPointUpscale,
     ViewPointUpscaleSave360Video,
     ViewPointLoadClip,
+    ViewPointPreview360,
 ]
 
 

@@ -9,8 +9,10 @@ from typing import Any
 import comfy.latent_formats
 import comfy.model_management
 import comfy.model_sampling
+import comfy.patcher_extension
 import comfy.utils
 import folder_paths
+import latent_preview
 import torch
 from comfy.cli_args import args
 
@@ -19,6 +21,8 @@ from ..viewpoint_core.checkpoint import read_header, schedule_from_metadata
 PATCH_EMBEDDING = "diffusion_model.patch_embedding.weight"
 LATENT_FORMATS = {16: comfy.latent_formats.Wan21}
 OUTPUT_MARK = " [output]"
+OUTER_SAMPLE = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
+PREVIEW_FORMAT = "JPEG"
 FLOW_TIMESTEPS = 1000  # Wan's timestep is 1000 sigma
 TILE_OVERLAP = 32
 SMALLEST_TILE = 128
@@ -129,9 +133,24 @@ def host_ksampler(
     )[0]
 
 
+def latent_previewer(model: Any) -> Callable[[torch.Tensor], Any] | None:
+    """What makes (format, picture, largest side) of a MODEL's latent (B, C, t, h, w) by the host's preview setting.
+
+    None where previews are off, or where this host makes them another way.
+    """
+    make = getattr(latent_preview, "get_previewer", None)
+    previewer = make(model.load_device, model.model.latent_format) if make else None
+    decode = getattr(previewer, "decode_latent_to_preview_image", None)
+    return None if decode is None else lambda latent: decode(PREVIEW_FORMAT, latent)
+
+
 def folder(kind: str) -> Path:
-    """The host's "input" or "output" folder."""
-    directories = {"input": folder_paths.get_input_directory, "output": folder_paths.get_output_directory}
+    """The host's "input", "output" or "temp" folder."""
+    directories = {
+        "input": folder_paths.get_input_directory,
+        "output": folder_paths.get_output_directory,
+        "temp": folder_paths.get_temp_directory,
+    }
     return Path(directories[kind]())
 
 
@@ -158,12 +177,12 @@ def chosen_file(name: str, suffixes: Collection[str]) -> Path:
     return path
 
 
-def output_path(prefix: str, suffix: str, width: int = 0, height: int = 0) -> tuple[Path, str]:
-    """A new file name in the host's output folder, counted like the host's own, and its subfolder there.
+def output_path(prefix: str, suffix: str, width: int = 0, height: int = 0, *, kind: str = "output") -> tuple[Path, str]:
+    """A new file name in one of the host's folders, counted like the host's own, and its subfolder there.
 
     The host puts the picture's size in for %width% and %height% in the prefix.
     """
-    base = str(folder("output"))
+    base = str(folder(kind))
     directory, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, base, width, height)
     path = Path(directory) / f"{name}_{counter:05}_{suffix}"
     while path.exists():
