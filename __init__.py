@@ -2,6 +2,8 @@
 
 from typing import Any
 
+WEB_DIRECTORY = "./web"
+
 
 async def comfy_entrypoint() -> Any:
     """Called by ComfyUI: the extension that lists the nodes."""

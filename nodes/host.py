@@ -1,5 +1,6 @@
 """What the pack asks of the host's internals, in one place. Imported only once the host runs."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,19 @@ import comfy.utils
 import folder_paths
 import torch
 from comfy.cli_args import args
+from comfy_api.latest import io
 
 from ..viewpoint_core.checkpoint import read_header, schedule_from_metadata
 
 PATCH_EMBEDDING = "diffusion_model.patch_embedding.weight"
 LATENT_FORMATS = {16: comfy.latent_formats.Wan21}
 FLOW_TIMESTEPS = 1000  # Wan's timestep is 1000 sigma
+
+
+def node_schema(**values: Any) -> io.Schema:
+    """A node's schema; values that this host's schema does not know are dropped, such as search_aliases on 0.3.75."""
+    known = {field.name for field in dataclasses.fields(io.Schema)}
+    return io.Schema(**{name: value for name, value in values.items() if name in known})
 
 
 def wan_config(model: Any) -> dict[str, Any]:
