@@ -46,6 +46,7 @@ def load_pack() -> ModuleType:
 load_pack()
 import pack.nodes.host as host_access  # noqa: E402
 import pack.nodes.model as model_nodes  # noqa: E402
+from pack.nodes import NODES  # noqa: E402
 from pack.viewpoint_core.wan_attention import split_subregions, subregion_positions  # noqa: E402
 
 
@@ -327,7 +328,7 @@ def check_every_node_gives_search_words_to_a_host_that_knows_them() -> None:
 
     host_access.io.Schema = NewerSchema
     try:
-        words = {schema.node_id: schema.search_aliases for schema in (node.define_schema() for node in pack.nodes.NODES)}
+        words = {schema.node_id: schema.search_aliases for schema in (node.define_schema() for node in NODES)}
     finally:
         host_access.io.Schema = schema_class
     assert {node: len(found) for node, found in words.items() if not 3 <= len(set(found)) <= 6} == {}
