@@ -119,6 +119,13 @@ def test_the_host_serves_a_page_where_the_editor_asks_for_it(server: ComfyServer
     assert served.content == (PAGES / "ViewPointPlaceView.md").read_bytes()
 
 
+def test_the_host_serves_a_workflows_picture_where_the_template_browser_asks_for_it(server: ComfyServer) -> None:
+    assert "video_to_360" in server.client.get("/workflow_templates")[PACK]
+    served = server.client.request("GET", f"/api/workflow_templates/{PACK}/video_to_360.jpg")
+    assert served.headers["Content-Type"] == "image/jpeg"
+    assert served.content == (ROOT / "workflows" / "video_to_360.jpg").read_bytes()
+
+
 def test_every_node_has_a_description_and_every_input_and_output_a_tooltip(nodes: dict[str, Any]) -> None:
     assert [node for node, info in nodes.items() if len(info["description"]) < 20] == []
     bare = [
