@@ -114,6 +114,11 @@ def test_a_page_names_only_nodes_that_there_are(object_info: dict[str, Any]) -> 
         assert [title for title in named if title not in titles] == [], page.stem
 
 
+def test_the_readmes_table_names_every_node(nodes: dict[str, Any]) -> None:
+    table = sections((ROOT / "README.md").read_text(encoding="utf-8"))["Nodes"]
+    assert set(nodes) - set(re.findall(r"ViewPoint\w+", table)) == set()
+
+
 def test_the_host_serves_a_page_where_the_editor_asks_for_it(server: ComfyServer) -> None:
     served = server.client.request("GET", f"/extensions/{PACK}/docs/ViewPointPlaceView.md")
     assert served.content == (PAGES / "ViewPointPlaceView.md").read_bytes()
