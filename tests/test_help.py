@@ -22,7 +22,7 @@ from scripts.host import ROOT, provide_host
 
 PAGES = ROOT / "web" / "docs"
 SECTIONS = ["Inputs", "Outputs", "Which value when", "Errors", "In a workflow"]
-ROW = re.compile(r"^\| ([^|]+) \| `([^`|]+)` \| ([^|]+) \|$", re.MULTILINE)
+ROW = re.compile(r"^\| (?:([^|`]+) )?`([^`|]+)` \| ([^|]+) \|$", re.MULTILINE)
 pytestmark = pytest.mark.host
 
 
@@ -50,8 +50,8 @@ def sections(page: str) -> dict[str, str]:
 
 
 def rows(table: str) -> list[tuple[str, str]]:
-    """Name in files and name in the editor of each row of a table."""
-    return [(name, shown) for shown, name, text in ROW.findall(table) if text.strip()]
+    """Name in files and name in the editor, where it is another, of each row of a table."""
+    return [(name, shown or name) for shown, name, text in ROW.findall(table) if text.strip()]
 
 
 def message_of(node: ast.AST) -> str | None:
