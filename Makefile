@@ -22,7 +22,8 @@ demo: env ## Turn the sample clip and photo into 360 videos in that ComfyUI (DEM
 	@host="$$($(VENV_PYTHON) scripts/host.py)" && COMFYUI_DIR="$$host" $(VENV_PYTHON) scripts/demo.py $(DEMO_ARGS)
 
 test: env ## Run the tests but the training runs (PYTEST_ARGS=...)
-	@host="$$($(VENV_PYTHON) scripts/host.py)" && COMFYUI_DIR="$$host" $(VENV_PYTHON) -m pytest -q -m "not training" $(PYTEST_ARGS)
+	@host="$$($(VENV_PYTHON) scripts/host.py)" && browser="$$($(VENV_PYTHON) scripts/browser.py)" && \
+		COMFYUI_DIR="$$host" CHROMIUM="$$browser" $(VENV_PYTHON) -m pytest -q -m "not training" $(PYTEST_ARGS)
 
 test-training: env ## Run the trainer's whole runs on tiny models (PYTEST_ARGS=...)
 	@$(VENV_PYTHON) -m pytest -q -m training $(PYTEST_ARGS)

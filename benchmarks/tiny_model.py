@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
-from scripts.train_tiny import ABLATION, DIT_FILE, LENGTH, VAE_FILE, run_folder  # noqa: E402
+from scripts.train_tiny import ABLATION, COMPARED_SCENES, DIT_FILE, LENGTH, VAE_FILE, run_folder  # noqa: E402
 from viewpoint_core.evaluation.fills import MEAN, MIRRORED, STRETCHED  # noqa: E402
 from viewpoint_core.evaluation.scores import FLOW, REST, VIEW, panorama_scores  # noqa: E402
 from viewpoint_core.evaluation.seams import LINES, seam_ratios, seam_steps  # noqa: E402
@@ -43,7 +43,7 @@ DOCS = ROOT / "docs" / "tiny-model.md"
 BEGIN, END = "<!-- scores: written by benchmarks/tiny_model.py -->", "<!-- end of scores -->"
 DTYPE = torch.bfloat16
 STEPS, SHIFT = 8, 3.0
-SCENES, COMPARED_SCENES = 64, 32
+SCENES = 64
 
 
 class Candidate(NamedTuple):

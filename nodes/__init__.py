@@ -4,10 +4,14 @@ from pathlib import Path
 
 from comfy_api.latest import ComfyExtension, io
 
+from .camera import ViewPointCameraPath, ViewPointCutCameraPath, ViewPointEstimateCamera
+from .clip import ViewPointLoadClip
+from .compose import ViewPointCompose, ViewPointComposite
 from .conditioning import ViewPointConditioning
 from .host import offer_models
 from .model import ViewPointPatchModel
 from .output import ViewPointSave360Image, ViewPointSave360Video
+from .preview import ViewPointPreview360
 from .projection import (
     ViewPointFromCubemap,
     ViewPointFromERP,
@@ -18,6 +22,7 @@ from .projection import (
 )
 from .sampling import ViewPointSampler
 from .text_embedding import ViewPointEmptyPrompt, ViewPointLoadTextEmbedding, ViewPointSaveTextEmbedding
+from .upscale import ViewPointUpscale, ViewPointUpscaleSave360Video
 
 TINY_MODELS = Path(__file__).parents[1] / "workflows" / "assets" / "models"
 
@@ -28,6 +33,11 @@ NODES: list[type[io.ComfyNode]] = [
     ViewPointToCubemap,
     ViewPointPlaceView,
     ViewPointRenderView,
+    ViewPointCameraPath,
+    ViewPointCutCameraPath,
+    ViewPointEstimateCamera,
+    ViewPointCompose,
+    ViewPointComposite,
     ViewPointConditioning,
     ViewPointPatchModel,
     ViewPointSampler,
@@ -36,6 +46,10 @@ NODES: list[type[io.ComfyNode]] = [
     ViewPointEmptyPrompt,
     ViewPointSave360Video,
     ViewPointSave360Image,
+    ViewPointUpscale,
+    ViewPointUpscaleSave360Video,
+    ViewPointLoadClip,
+    ViewPointPreview360,
 ]
 
 

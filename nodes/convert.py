@@ -1,9 +1,26 @@
 """IMAGE and MASK of the host <-> tensors of the core, with the checks that every node shares."""
 
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from ..viewpoint_core.conditioning import check_finite
+
+
+@dataclass(frozen=True)
+class FrameStream:
+    """Frames (3, H, W) that are computed one by one, where a tensor of all of them (`shape`) would not fit."""
+
+    frames: Iterable[Tensor]
+    shape: tuple[int, int, int, int]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.frames)
 
 
 def image_to_frames(image: Tensor, name: str) -> Tensor:

@@ -2,14 +2,18 @@
 
 import dataclasses
 import json
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import comfy.latent_formats
 import comfy.model_management
 import comfy.model_sampling
+import comfy.patcher_extension
 import comfy.utils
 import folder_paths
+import latent_preview
 import torch
 from comfy.cli_args import args
 from comfy_api.latest import io
@@ -18,7 +22,13 @@ from ..viewpoint_core.checkpoint import read_header, schedule_from_metadata
 
 PATCH_EMBEDDING = "diffusion_model.patch_embedding.weight"
 LATENT_FORMATS = {16: comfy.latent_formats.Wan21}
+OUTPUT_MARK = " [output]"
+OUTER_SAMPLE = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
+PREVIEW_FORMAT = "JPEG"
 FLOW_TIMESTEPS = 1000  # Wan's timestep is 1000 sigma
+TILE_OVERLAP = 32
+SMALLEST_TILE = 128
+UPSCALE_BYTES = 384.0  # of memory a byte of a tile needs, times the scale, as the host's own upscale node reckons
 
 
 def node_schema(**values: Any) -> io.Schema:
@@ -131,9 +141,24 @@ def host_ksampler(
     )[0]
 
 
+def latent_previewer(model: Any) -> Callable[[torch.Tensor], Any] | None:
+    """What makes (format, picture, largest side) of a MODEL's latent (B, C, t, h, w) by the host's preview setting.
+
+    None where previews are off, or where this host makes them another way.
+    """
+    make = getattr(latent_preview, "get_previewer", None)
+    previewer = make(model.load_device, model.model.latent_format) if make else None
+    decode = getattr(previewer, "decode_latent_to_preview_image", None)
+    return None if decode is None else lambda latent: decode(PREVIEW_FORMAT, latent)
+
+
 def folder(kind: str) -> Path:
-    """The host's "input" or "output" folder."""
-    directories = {"input": folder_paths.get_input_directory, "output": folder_paths.get_output_directory}
+    """The host's "input", "output" or "temp" folder."""
+    directories = {
+        "input": folder_paths.get_input_directory,
+        "output": folder_paths.get_output_directory,
+        "temp": folder_paths.get_temp_directory,
+    }
     return Path(directories[kind]())
 
 
@@ -143,12 +168,29 @@ def offer_models(folder_with_kinds: Path) -> None:
         folder_paths.add_model_folder_path(kind.name, str(kind))
 
 
-def output_path(prefix: str, suffix: str, width: int = 0, height: int = 0) -> tuple[Path, str]:
-    """A new file name in the host's output folder, counted like the host's own, and its subfolder there.
+def listed_files(kind: str, suffixes: Collection[str]) -> list[str]:
+    """Files directly in one of the host's folders that end so, in order."""
+    return sorted(file.name for file in folder(kind).glob("*") if file.suffix.lower() in suffixes and file.is_file())
+
+
+def chosen_file(name: str, suffixes: Collection[str]) -> Path:
+    """A file name from a workflow to its path. Raises ValueError if it leaves the host's folders or does not exist."""
+    base = folder("output" if name.endswith(OUTPUT_MARK) else "input").resolve()
+    path = (base / name.removesuffix(OUTPUT_MARK)).resolve()
+    if not path.is_relative_to(base) or path.suffix.lower() not in suffixes:
+        expected = ", ".join(sorted(suffixes))
+        raise ValueError(f"file is {name!r}; expected a {expected} file inside ComfyUI's input or output folder")
+    if not path.is_file():
+        raise ValueError(f"file {name!r} is not in ComfyUI's {base.name} folder")
+    return path
+
+
+def output_path(prefix: str, suffix: str, width: int = 0, height: int = 0, *, kind: str = "output") -> tuple[Path, str]:
+    """A new file name in one of the host's folders, counted like the host's own, and its subfolder there.
 
     The host puts the picture's size in for %width% and %height% in the prefix.
     """
-    base = str(folder("output"))
+    base = str(folder(kind))
     directory, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, base, width, height)
     path = Path(directory) / f"{name}_{counter:05}_{suffix}"
     while path.exists():
@@ -170,3 +212,60 @@ def workflow_metadata(hidden: Any) -> dict[str, str]:
 def progress_bar(total: int) -> comfy.utils.ProgressBar:
     """The host's progress bar of the node that runs. Its update(1) raises once the user cancels."""
     return comfy.utils.ProgressBar(total)
+
+
+def free_memory(device: torch.device | None = None) -> int:
+    """Bytes that are free on a device, by default in RAM."""
+    return int(comfy.model_management.get_free_memory(device or torch.device("cpu")))
+
+
+def check_upscale_model(model: Any) -> None:
+    """Raise ValueError for an UPSCALE_MODEL that does not map one RGB picture to another."""
+    channels = getattr(model, "input_channels", 3), getattr(model, "output_channels", 3)
+    if channels != (3, 3):
+        raise ValueError(
+            f"the upscale model takes {channels[0]} channel(s) and gives {channels[1]}; expected 3 and 3 (RGB)"
+        )
+
+
+@contextmanager
+def loaded_upscaler(
+    model: Any, tile: int, extra_bytes: int
+) -> Iterator[tuple[Callable[[torch.Tensor], torch.Tensor], torch.device]]:
+    """A function that upscales a picture (3, h, w) in [0, 1] by tiles, and the device for what follows.
+
+    That is the model's device if it is a CUDA one with `extra_bytes` to spare, else the CPU. The model goes back to the
+    CPU at the end. The function raises once the user cancels, and takes smaller tiles where memory runs out.
+    """
+    management = comfy.model_management
+    device = management.get_torch_device()
+    tile_bytes = int(tile * tile * 3 * 4 * max(model.scale, 1) * UPSCALE_BYTES)
+    management.free_memory(management.module_size(model.model) + tile_bytes + extra_bytes, device)
+    model.to(device)
+    roomy = device.type == "cuda" and free_memory(device) > tile_bytes + extra_bytes
+    after = device if roomy else torch.device("cpu")
+    try:
+        yield lambda picture: upscale_by_tiles(model, picture, tile, device, after), after
+    finally:
+        model.to("cpu")
+
+
+def upscale_by_tiles(
+    model: Any, picture: torch.Tensor, tile: int, device: torch.device, after: torch.device
+) -> torch.Tensor:
+    """A picture (3, h, w) through an upscale model on `device`, as float32 on the device `after`."""
+
+    def run(part: torch.Tensor) -> torch.Tensor:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        return model(part.to(device, model.dtype)).float()
+
+    while True:
+        try:
+            scaled = comfy.utils.tiled_scale(
+                picture[None], run, tile, tile, TILE_OVERLAP, upscale_amount=model.scale, output_device=after
+            )
+            return scaled[0]
+        except comfy.model_management.OOM_EXCEPTION:
+            if tile // 2 < SMALLEST_TILE:
+                raise
+            tile //= 2

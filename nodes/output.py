@@ -25,7 +25,7 @@ from ..viewpoint_core.spherical_metadata import (
     replacing,
 )
 from ..viewpoint_core.viewpoint_map import check_erp
-from .convert import image_to_frames
+from .convert import FrameStream, image_to_frames
 from .host import node_schema, output_path, progress_bar, workflow_metadata
 
 CATEGORY = "ViewPoint/output"
@@ -150,12 +150,22 @@ class AudioTrack:
 
 
 def encode_video(
-    path: Path, frames: Tensor, rate: Fraction, codec: str, crf: int, audio: Any, metadata: dict[str, str]
+    path: Path,
+    frames: Tensor | FrameStream,
+    rate: Fraction,
+    codec: str,
+    crf: int,
+    audio: Any,
+    metadata: dict[str, str],
+    progress: Any = None,
 ) -> None:
-    """Write frames (T, 3, H, W) in [0, 1] and sound as MP4, frame by frame. Sound beyond the last frame is cut off."""
+    """Write frames (T, 3, H, W) in [0, 1] and sound as MP4, frame by frame. Sound beyond the last frame is cut off.
+
+    `progress`: a bar that goes on by one for each frame; without it, the node's own.
+    """
     sound = None if audio is None else check_audio(audio)
     height, width = frames.shape[-2:]
-    progress = progress_bar(len(frames))
+    progress = progress or progress_bar(len(frames))
     options = {"movflags": "use_metadata_tags"}  # keeps tags of any name, the host's prompt and workflow
     with av.open(str(path), mode="w", format="mp4", options=options) as container:
         container.metadata.update(metadata)
@@ -200,6 +210,56 @@ def prefix_input(default: str) -> io.String.Input:
     )
 
 
+def encoding_inputs() -> list[io.Input]:
+    """Rate, codec, quality and sound of a video."""
+    return [
+        io.Float.Input(
+            "fps",
+            default=16.0,
+            min=1.0,
+            max=MAX_FPS,
+            step=0.01,
+            round=0.001,
+            tooltip="Frames per second. ViewPoint makes 16; connect a loaded video's own to keep its speed.",
+        ),
+        io.Combo.Input(
+            "codec",
+            options=list(CODECS),
+            tooltip="h264 plays everywhere, on many headsets up to 4096 wide; h265 is smaller, for 4K and up.",
+        ),
+        io.Int.Input(
+            "crf",
+            default=18,
+            min=1,
+            max=51,
+            tooltip="Quality as constant rate factor: 1 best and largest, 18 looks like the source, 51 worst.",
+        ),
+        io.Audio.Input(
+            "audio",
+            optional=True,
+            tooltip="Sound: mono, stereo or 5.1, saved as AAC and cut where the video ends.",
+        ),
+    ]
+
+
+def save_video(
+    frames: Tensor | FrameStream,
+    filename_prefix: str,
+    rate: Fraction,
+    codec: str,
+    crf: int,
+    audio: Any,
+    metadata: dict[str, str],
+    progress: Any = None,
+) -> io.NodeOutput:
+    """Encode beside the target, mark as 360 degrees, give it its name. What the node shows."""
+    path, subfolder = output_path(filename_prefix, ".mp4", frames.shape[-1], frames.shape[-2])
+    with replacing(path) as partial:
+        encode_video(partial, frames, rate, codec, crf, audio, metadata, progress)
+        add_spherical_metadata(partial, partial)
+    return io.NodeOutput(ui=ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)]))
+
+
 class ViewPointSave360Video(io.ComfyNode):
     """ERP and AUDIO -> MP4 file."""
 
@@ -215,32 +275,7 @@ class ViewPointSave360Video(io.ComfyNode):
             inputs=[
                 erp_input(),
                 prefix_input("video/ViewPoint360"),
-                io.Float.Input(
-                    "fps",
-                    default=16.0,
-                    min=1.0,
-                    max=MAX_FPS,
-                    step=0.01,
-                    round=0.001,
-                    tooltip="Frames per second. ViewPoint makes 16; connect a loaded video's own to keep its speed.",
-                ),
-                io.Combo.Input(
-                    "codec",
-                    options=list(CODECS),
-                    tooltip="h264 plays everywhere, on many headsets up to 4096 wide; h265 is smaller, for 4K and up.",
-                ),
-                io.Int.Input(
-                    "crf",
-                    default=18,
-                    min=1,
-                    max=51,
-                    tooltip="Quality as constant rate factor: 1 best and largest, 18 looks like the source, 51 worst.",
-                ),
-                io.Audio.Input(
-                    "audio",
-                    optional=True,
-                    tooltip="Sound: mono, stereo or 5.1, saved as AAC and cut where the video ends.",
-                ),
+                *encoding_inputs(),
             ],
             outputs=[],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
@@ -251,14 +286,10 @@ class ViewPointSave360Video(io.ComfyNode):
     def execute(
         cls, erp: Tensor, filename_prefix: str, fps: float, codec: str, crf: int, audio: Any = None
     ) -> io.NodeOutput:
-        """Check, encode beside the target, mark as 360 degrees under the final name."""
+        """Check, encode, mark, save."""
         check_choice(codec, CODECS, "codec")
-        frames, rate = erp_to_frames(erp), frame_rate(fps)
-        path, subfolder = output_path(filename_prefix, ".mp4", frames.shape[-1], frames.shape[-2])
-        with replacing(path) as partial:
-            encode_video(partial, frames, rate, codec, crf, audio, workflow_metadata(cls.hidden))
-            add_spherical_metadata(partial, partial)
-        return io.NodeOutput(ui=ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)]))
+        metadata = workflow_metadata(cls.hidden)
+        return save_video(erp_to_frames(erp), filename_prefix, frame_rate(fps), codec, crf, audio, metadata)
 
 
 class ViewPointSave360Image(io.ComfyNode):

@@ -3,10 +3,13 @@
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..viewpoint_core.conditioning import GREY, extend_unknown, fill_unknown
+from ..viewpoint_core.camera_path import CameraPath
+from ..viewpoint_core.conditioning import GREY, extend_unknown
+from ..viewpoint_core.partial import partial_erp_to_viewpoint
 from ..viewpoint_core.resample import INTERPOLATIONS
 from ..viewpoint_core.viewpoint_map import erp_to_viewpoint, erp_width_for_map, unit_pixels, viewpoint_to_erp
 from ..viewpoint_core.views import cubemap_to_viewpoint, place_view, render_view, viewpoint_to_cubemap
+from .camera import camera_path_input
 from .convert import FACE_INPUTS, frames_to_image, image_to_frames, mask_to_frames, stack_faces
 from .host import node_schema
 
@@ -97,12 +100,12 @@ class ViewPointFromERP(io.ComfyNode):
         """Convert, one core call, convert."""
         frames = image_to_frames(erp, "erp")
         if mask is None:
+            viewpoint = erp_to_viewpoint(frames, map_size, interpolation=interpolation)
             known = frames.new_ones(len(frames), map_size, map_size)
         else:
             masks = mask_to_frames(mask.to(frames.device), "mask", len(frames), *frames.shape[-2:])
-            frames = fill_unknown(frames, masks)  # before sampling: what is unknown does not bleed into what is known
-            known = erp_to_viewpoint(masks[:, None], map_size, interpolation="nearest")[:, 0]
-        return io.NodeOutput(frames_to_image(erp_to_viewpoint(frames, map_size, interpolation=interpolation)), known)
+            viewpoint, known = partial_erp_to_viewpoint(frames, masks, map_size, interpolation=interpolation)
+        return io.NodeOutput(frames_to_image(viewpoint), known)
 
 
 class ViewPointToERP(io.ComfyNode):
@@ -232,6 +235,7 @@ class ViewPointPlaceView(io.ComfyNode):
                 ),
                 *angle_inputs(),
                 interpolation_input(),
+                camera_path_input("Where the clip's camera looked in each of its frames."),
             ],
             outputs=[
                 io.Image.Output(display_name="viewpoint", tooltip="The map, grey where nothing is known."),
@@ -240,12 +244,20 @@ class ViewPointPlaceView(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, view: Tensor, map_size: int, length: int, interpolation: str, **angles: float) -> io.NodeOutput:
+    def execute(
+        cls,
+        view: Tensor,
+        map_size: int,
+        length: int,
+        interpolation: str,
+        camera_path: CameraPath | None = None,
+        **angles: float,
+    ) -> io.NodeOutput:
         """Convert, one core call, convert."""
         frames = image_to_frames(view, "view")
         if length and length < len(frames):
             raise ValueError(f"length is {length} but the clip has {len(frames)} frames; cut the clip, or use length 0")
-        placed, mask = place_view(frames, map_size, interpolation=interpolation, **angles)
+        placed, mask = place_view(frames, map_size, path=camera_path, interpolation=interpolation, **angles)
         unknown = max(0, length - len(frames))
         placed = extend_unknown(placed, unknown, GREY)
         masks = extend_unknown(mask.expand(len(frames), -1, -1), unknown, 0)
@@ -273,12 +285,22 @@ class ViewPointRenderView(io.ComfyNode):
                 *sizes,
                 *angle_inputs(),
                 interpolation_input(),
+                camera_path_input("Where to look in each frame; a single panorama is looked at by all of its cameras."),
             ],
             outputs=[io.Image.Output(display_name="view", tooltip="The perspective view.")],
         )
 
     @classmethod
-    def execute(cls, erp: Tensor, width: int, height: int, interpolation: str, **angles: float) -> io.NodeOutput:
+    def execute(
+        cls,
+        erp: Tensor,
+        width: int,
+        height: int,
+        interpolation: str,
+        camera_path: CameraPath | None = None,
+        **angles: float,
+    ) -> io.NodeOutput:
         """Convert, one core call, convert."""
         frames = image_to_frames(erp, "erp")
-        return io.NodeOutput(frames_to_image(render_view(frames, height, width, interpolation=interpolation, **angles)))
+        view = render_view(frames, height, width, path=camera_path, interpolation=interpolation, **angles)
+        return io.NodeOutput(frames_to_image(view))

@@ -6,6 +6,7 @@ import comfy.samplers
 from comfy_api.latest import io
 
 from .host import host_ksampler, node_schema, with_shift
+from .live_preview import with_panorama_preview
 from .model import check_schedule, is_patched, patch_model, schedule_input
 
 
@@ -89,10 +90,11 @@ class ViewPointSampler(io.ComfyNode):
         shift: float,
         **sampling: Any,
     ) -> io.NodeOutput:
-        """Patch if needed, set the shift, and run the host's sampling."""
+        """Patch if needed, set the shift, and run the host's sampling with a preview of the panorama."""
         if is_patched(model):
             check_schedule(model, schedule)
             patched = model
         else:
             patched = patch_model(model, schedule)
-        return io.NodeOutput(host_ksampler(with_shift(patched, shift), positive, negative, latent, **sampling))
+        ready = with_panorama_preview(with_shift(patched, shift))
+        return io.NodeOutput(host_ksampler(ready, positive, negative, latent, **sampling))

@@ -9,14 +9,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..viewpoint_core.conditioning import check_finite
-from .host import folder, node_schema, output_path
+from .host import OUTPUT_MARK, chosen_file, folder, listed_files, node_schema, output_path
 
 CATEGORY = "ViewPoint/text"
 TENSOR = "text_embedding"
 MARK = "viewpoint.text_embedding"
 SUFFIX = ".safetensors"
 SAVED_IN = "text_embeddings"
-OUTPUT_MARK = " [output]"
 TEXT_DIM = 4096
 
 
@@ -47,24 +46,13 @@ def read_embedding(path: Path) -> torch.Tensor:
     return embedding
 
 
-def listed_files() -> list[str]:
+def listed_embeddings() -> list[str]:
     """Safetensors files in the input folder and in the output folder's own for texts, named as the host names them."""
-    own = sorted(file.name for file in folder("input").glob(f"*{SUFFIX}"))
+    own = listed_files("input", {SUFFIX})
     saved = sorted(
         str(file.relative_to(folder("output")).as_posix()) for file in (folder("output") / SAVED_IN).glob(f"*{SUFFIX}")
     )
     return own + [name + OUTPUT_MARK for name in saved]
-
-
-def resolve(file: str) -> Path:
-    """A file name from a workflow to its path. Raises ValueError if it leaves the host's folders or does not exist."""
-    base = folder("output" if file.endswith(OUTPUT_MARK) else "input").resolve()
-    path = (base / file.removesuffix(OUTPUT_MARK)).resolve()
-    if not path.is_relative_to(base) or path.suffix != SUFFIX:
-        raise ValueError(f"file is {file!r}; expected a {SUFFIX} file inside ComfyUI's input or output folder")
-    if not path.is_file():
-        raise ValueError(f"file {file!r} is not in ComfyUI's {base.name} folder")
-    return path
 
 
 class ViewPointSaveTextEmbedding(io.ComfyNode):
@@ -131,7 +119,7 @@ class ViewPointLoadTextEmbedding(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=listed_files(),
+                    options=listed_embeddings(),
                     tooltip="A .safetensors file in ComfyUI's input folder, or one saved in its output folder.",
                 )
             ],
@@ -141,13 +129,13 @@ class ViewPointLoadTextEmbedding(io.ComfyNode):
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
         """Read and check."""
-        return io.NodeOutput([[read_embedding(resolve(file)), {}]])
+        return io.NodeOutput([[read_embedding(chosen_file(file, {SUFFIX})), {}]])
 
     @classmethod
     def validate_inputs(cls, file: str) -> bool | str:
         """Refuse names outside the host's folders before anything runs."""
         try:
-            resolve(file)
+            chosen_file(file, {SUFFIX})
         except ValueError as error:
             return str(error)
         return True
@@ -155,7 +143,7 @@ class ViewPointLoadTextEmbedding(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, file: str) -> float:
         """Run again when the file changed."""
-        return resolve(file).stat().st_mtime
+        return chosen_file(file, {SUFFIX}).stat().st_mtime
 
 
 class ViewPointEmptyPrompt(io.ComfyNode):

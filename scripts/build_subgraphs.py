@@ -16,14 +16,12 @@ from scripts.build_workflows import (
     NOTE_WIDTH,
     WIDGET_TYPES,
     Builder,
-    Graph,
-    Link,
-    Node,
     Slot,
     read_object_info,
     write_json,
 )
 from scripts.host import ROOT
+from scripts.workflow_graph import Graph, Link, Node
 
 SUBGRAPHS = ROOT / "subgraphs"
 INPUT_NODE, OUTPUT_NODE = -10, -20  # ids that the editor gives the two ends of every subgraph

@@ -21,7 +21,7 @@ from viewpoint_core.camera import direction_to_view
 from viewpoint_core.resample import Grid, sample
 from viewpoint_core.sphere import direction_to_erp, erp_directions, pixel_grid
 from viewpoint_core.viewpoint_map import erp_to_viewpoint
-from viewpoint_core.views import place_view, render_view
+from viewpoint_core.views import FACE_YAW_PITCH, place_view, render_view
 
 WORKFLOWS = ROOT / "workflows"
 SIDE, HALF = 400, 200
@@ -67,7 +67,7 @@ def little_planet(erp: Tensor, size: int = SIDE) -> Tensor:
 
 def seen_by(height: int, width: int, view: View, aspect: float = 1.0) -> Tensor:
     """(height, width) of an ERP image: 1 where a view sees, else 0."""
-    return direction_to_view(erp_directions(height, width), 360, round(360 * aspect), **view)[2].float()
+    return direction_to_view(erp_directions(height, width), round(360 * aspect), 360, **view)[2].float()
 
 
 def outlined(erp: Tensor, view: View, colour: tuple[int, int, int], width: int = 5, aspect: float = 1.0) -> Tensor:
@@ -173,7 +173,7 @@ def tiny_image_to_360() -> Image.Image:
     return tagged(made, "tiny")
 
 
-def camera_to_360() -> Image.Image:
+def handheld_to_360() -> Image.Image:
     """Where a handheld camera looked, and the frames that it took."""
     erp = panorama("city")
     views = [
@@ -192,17 +192,56 @@ def camera_to_360() -> Image.Image:
     return made
 
 
-def composite() -> Image.Image:
-    """A soft panorama with the sharp clip in it."""
-    erp, wide, narrow = panorama("courtyard"), 118.0, 80.0
-    soft = F.interpolate(F.avg_pool2d(erp[None], 16), scale_factor=16, mode="bilinear")[0]
-    made = picture(render_view(soft, SIDE, SIDE, fov_deg=wide).clamp(0, 1))
-    side = round(SIDE * math.tan(math.radians(narrow) / 2) / math.tan(math.radians(wide) / 2))
-    framed(made, picture(render_view(erp, side, side, fov_deg=narrow)), (SIDE - side) // 2, (SIDE - side) // 2)
+def two_photos_to_360() -> Image.Image:
+    """Two photos that look elsewhere, the places between unknown."""
+    erp = panorama("sunrise")
+    views = [{"yaw_deg": -60.0, "fov_deg": 75.0}, {"yaw_deg": 65.0, "pitch_deg": 8.0, "fov_deg": 75.0}]
+    seen = torch.stack([seen_by(*erp.shape[-2:], view) for view in views]).amax(0)
+    known = torch.where(seen > 0, erp, 0.35)
+    for view in views:
+        known = outlined(known, view, ORANGE, 9)
+    made = canvas()
+    made.paste(scaled(known, SIDE, HALF), (0, 0))
+    for number, view in enumerate(views):
+        framed(made, scaled(render_view(erp, 360, 360, **view), 172, 172), 18 + number * 192, 214, ORANGE)
     return made
 
 
-def upscale_4k() -> Image.Image:
+def saved_prompt_to_360() -> Image.Image:
+    """A night's planet and a prompt in a file."""
+    made = picture(little_planet(panorama("night")))
+    draw, font = ImageDraw.Draw(made), ImageFont.load_default(25)
+    draw.polygon([(110, 268), (262, 268), (290, 296), (290, 386), (110, 386)], fill=DARK, outline=BRIGHT, width=3)
+    draw.line([262, 268, 262, 296, 290, 296], fill=BRIGHT, width=3)
+    draw.text((132, 306), "saved\nprompt", font=font, fill=BRIGHT)
+    return made
+
+
+def reframe() -> Image.Image:
+    """The way of a camera over a panorama, and its flat picture."""
+    erp, made = panorama("sunset"), canvas()
+    marked = erp
+    for yaw_deg in (70.0, 107.0):
+        marked = outlined(marked, {"yaw_deg": yaw_deg, "fov_deg": 60.0}, BRIGHT, 5, 9 / 16)
+    marked = outlined(marked, {"yaw_deg": 145.0, "fov_deg": 60.0}, ORANGE, 9, 9 / 16)
+    made.paste(scaled(marked, SIDE, HALF), (0, 0))
+    shot = render_view(erp, 344, 612, yaw_deg=145, fov_deg=60)
+    framed(made, scaled(shot, 306, 172), 47, 214, ORANGE)
+    return made
+
+
+def cubemap_roundtrip() -> Image.Image:
+    """The six faces of a panorama as an unfolded cube."""
+    erp, made, side = panorama("sunset"), canvas(), 96
+    places = {"L": (0, 1), "F": (1, 1), "R": (2, 1), "B": (3, 1), "U": (1, 0), "D": (1, 2)}
+    for face, (column, row) in places.items():
+        yaw_deg, pitch_deg = FACE_YAW_PITCH[face]
+        view = render_view(erp, 2 * side, 2 * side, yaw_deg=yaw_deg, pitch_deg=pitch_deg)
+        made.paste(scaled(view, side, side), (4 + column * (side + 3), 52 + row * (side + 3)))
+    return made
+
+
+def upscale_to_4k() -> Image.Image:
     """The same view coarse and sharp."""
     view = render_view(panorama("sunset"), SIDE, SIDE, yaw_deg=165, pitch_deg=8, fov_deg=60).clamp(0, 1)
     coarse = F.interpolate(F.avg_pool2d(view[None], 8), scale_factor=8, mode="nearest")[0]
@@ -219,9 +258,12 @@ THUMBNAILS: dict[str, Callable[[], Image.Image]] = {
     "erp_roundtrip": erp_roundtrip,
     "tiny_video_to_360": tiny_video_to_360,
     "tiny_image_to_360": tiny_image_to_360,
-    "camera_to_360": camera_to_360,
-    "composite": composite,
-    "upscale_4k": upscale_4k,
+    "handheld_to_360": handheld_to_360,
+    "two_photos_to_360": two_photos_to_360,
+    "saved_prompt_to_360": saved_prompt_to_360,
+    "upscale_to_4k": upscale_to_4k,
+    "reframe": reframe,
+    "cubemap_roundtrip": cubemap_roundtrip,
 }
 
 

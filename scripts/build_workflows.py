@@ -8,12 +8,13 @@ import json
 import sys
 import tempfile
 import uuid
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from scripts.comfy_server import ComfyServer, make_base_directory
 from scripts.host import ROOT, provide_host
+from scripts.tool_graphs import TOOL_GRAPHS
+from scripts.workflow_graph import Graph, Link, Node
 
 WORKFLOWS = ROOT / "workflows"
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
@@ -25,6 +26,7 @@ STOCK_UNET = "wan2.1_t2v_1.3B_bf16.safetensors"
 VAE = "wan_2.1_vae.safetensors"
 CLIP = "umt5_xxl_fp8_e4m3fn_scaled.safetensors"
 MAP_SIZE, LENGTH, FPS = 736, 49, 16.0
+SAVED_PROMPT = "text_embeddings/autumn_forest_00001_.safetensors [output]"
 TINY_UNET, TINY_VAE, TINY_MAP_SIZE = "viewpoint_tiny_33ch.safetensors", "viewpoint_tiny_vae.safetensors", 256
 
 CLIP_PROMPT = (
@@ -77,6 +79,34 @@ TEXT_NOTE = f"""# Text to 360
 {MODEL_NOTE}No input file. The 2:1 video, {LENGTH} frames at {FPS:g} frames per second, is saved in `output/viewpoint`.
 Describe the whole surroundings in the prompt.
 """
+HANDHELD_NOTE = f"""# Handheld clip to 360
+
+{MODEL_NOTE}Input, in the `input` folder (or use the upload button):
+
+- `sample_clip.mp4`: any clip of a camera that turns on one spot, of any frame rate. The camera is estimated, the clip
+  placed where it looked, so that the world stands still, and laid over the result again, sharp. Set `fov_deg` in
+  Estimate Camera to how wide the lens is, or to 0 to have it found.
+
+The video, with the clip's sound, is saved in `output/viewpoint`, marked as 360 degrees.
+"""
+PHOTOS_NOTE = f"""# Two photos to one panorama
+
+{MODEL_NOTE}Input, in the `input` folder (or use the upload button):
+
+- `sample_photo.png`, twice: choose two photos taken from one spot, and say in each Place View where it looks. Where
+  both are known the later one lies on top, with a soft edge.
+
+The picture is saved in `output/viewpoint`, marked as 360 degrees.
+"""
+SAVED_PROMPT_NOTE = f"""# Text to 360 with a saved prompt
+
+{MODEL_NOTE}First run the upper part alone (mute the rest): it encodes the prompt and saves it. From then on
+
+- `{SAVED_PROMPT.removesuffix(" [output]")}` in the output folder
+
+is all that is read: remove the text encoder's nodes. The model is patched by ViewPointPatchModel and sampled by the
+host's own KSampler, as in any other workflow. The video is saved in `output/viewpoint`.
+"""
 TINY_NOTE = f"""# {{title}}, with the tiny model
 
 Nothing to download: `{TINY_UNET}` and `{TINY_VAE}` come with this pack, and run on a CPU in a few minutes.
@@ -99,29 +129,6 @@ No model. Input, in the `input` folder (or use the upload button):
 
 The panorama that went through the map is saved in `output/viewpoint`.
 """
-
-
-class Link(NamedTuple):
-    """An input that takes the named output of another node."""
-
-    node: str
-    output: str
-
-
-@dataclass
-class Node:
-    """A node; inputs that are not given take the host's default."""
-
-    type: str
-    inputs: dict[str, Any] = field(default_factory=dict)
-    title: str = ""
-
-
-class Graph(NamedTuple):
-    """Nodes by a name used only here, and the note beside them."""
-
-    nodes: dict[str, Node]
-    note: str
 
 
 class Slot(NamedTuple):
@@ -265,6 +272,68 @@ def tiny_image_to_360() -> Graph:
     return tiny_graph("tiny_image", "Image to 360", source, view, tiny_place(Link("load", "IMAGE"), LENGTH))
 
 
+def handheld_to_360() -> Graph:
+    """A clip whose camera moved: estimated, placed where it looked, and laid over the result again."""
+    frames, path = Link("load", "images"), Link("camera", "camera_path")
+    nodes = {
+        "load": Node("ViewPointLoadClip", {"file": "sample_clip.mp4", "length": LENGTH, "fps": FPS}),
+        "camera": Node("ViewPointEstimateCamera", {"view": frames, "fov_deg": 90.0}),
+        "place": Node("ViewPointPlaceView", {"view": frames, "map_size": MAP_SIZE, "camera_path": path}),
+        **generation_nodes("handheld_to_360", CLIP_PROMPT, known_map()),
+    }
+    del nodes["video"], nodes["save"]
+    nodes["composite"] = Node("ViewPointComposite", {"erp": Link("erp", "erp"), "view": frames, "camera_path": path})
+    result = Link("composite", "erp")
+    nodes["preview"] = Node("ViewPointPreview360", {"panorama": result, "fps": FPS})
+    saved = {"erp": result, "filename_prefix": "viewpoint/handheld_to_360", "fps": Link("load", "fps")}
+    nodes["save"] = Node("ViewPointSave360Video", {**saved, "audio": Link("load", "audio")})
+    return Graph(nodes, HANDHELD_NOTE)
+
+
+def two_photos_to_360() -> Graph:
+    """Two photos that look different ways, on one map."""
+    nodes: dict[str, Node] = {}
+    for name, yaw_deg in (("first", 0.0), ("second", 75.0)):
+        nodes[f"{name}_photo"] = Node("LoadImage", {"image": "sample_photo.png"})
+        place = {"view": Link(f"{name}_photo", "IMAGE"), "map_size": MAP_SIZE, "length": 1, "yaw_deg": yaw_deg}
+        nodes[f"{name}_place"] = Node("ViewPointPlaceView", place)
+    maps = {
+        f"{layer}{part}": Link(f"{name}_place", "mask" if part else "viewpoint")
+        for layer, name in (("lower", "first"), ("upper", "second"))
+        for part in ("", "_mask")
+    }
+    nodes["place"] = Node("ViewPointCompose", {**maps, "feather_deg": 6.0})
+    nodes |= generation_nodes("two_photos_to_360", CLIP_PROMPT, known_map())
+    nodes["conditioning"].inputs["length"] = 1
+    del nodes["video"]
+    nodes["save"] = Node(
+        "ViewPointSave360Image", {"erp": Link("erp", "erp"), "filename_prefix": "viewpoint/two_photos_to_360"}
+    )
+    return Graph(nodes, PHOTOS_NOTE)
+
+
+def saved_prompt_to_360() -> Graph:
+    """A prompt encoded once and kept; then no text encoder is needed. Sampled by the host's own KSampler."""
+    nodes = generation_nodes("saved_prompt_to_360", TEXT_PROMPT, {})
+    nodes["negative"] = Node("ViewPointEmptyPrompt", {}, "No negative prompt")
+    nodes["keep"] = Node(
+        "ViewPointSaveTextEmbedding",
+        {"conditioning": Link("positive", "CONDITIONING"), "filename_prefix": "text_embeddings/autumn_forest"},
+    )
+    nodes["saved"] = Node("ViewPointLoadTextEmbedding", {"file": SAVED_PROMPT}, "The prompt, once it is saved")
+    nodes["conditioning"].inputs |= {
+        "positive": Link("saved", "conditioning"),
+        "negative": Link("negative", "conditioning"),
+    }
+    nodes["patched"] = Node("ViewPointPatchModel", {"model": Link("model", "MODEL")})
+    conditioned = {part: Link("conditioning", part) for part in ("positive", "negative")}
+    sampling = {"steps": 30, "cfg": 1.0, "sampler_name": "uni_pc", "scheduler": "simple"}
+    latent = {"latent_image": Link("conditioning", "latent")}
+    nodes["sampler"] = Node("KSampler", {"model": Link("patched", "model"), **conditioned, **latent, **sampling})
+    nodes["decode"].inputs["samples"] = Link("sampler", "LATENT")
+    return Graph(nodes, SAVED_PROMPT_NOTE)
+
+
 def erp_roundtrip() -> Graph:
     nodes = {
         "load": Node("LoadImage", {"image": "sample_erp.png"}),
@@ -282,6 +351,10 @@ GRAPHS = {
     "erp_roundtrip": erp_roundtrip,
     "tiny_video_to_360": tiny_video_to_360,
     "tiny_image_to_360": tiny_image_to_360,
+    "handheld_to_360": handheld_to_360,
+    "two_photos_to_360": two_photos_to_360,
+    "saved_prompt_to_360": saved_prompt_to_360,
+    **TOOL_GRAPHS,
 }
 
 

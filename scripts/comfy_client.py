@@ -113,7 +113,8 @@ class ComfyClient:
             raise ComfyError(f"interrupt: {response.status_code} {response.text[:500]}")
 
     def next_event(self, seconds: float) -> tuple[str, dict[str, Any]] | None:
-        """The next websocket message as (type, data), a preview picture as ("preview", {}); None if none came."""
+        """The next websocket message as (type, data), a preview as ("preview", {"content": bytes}); None if
+        none came."""
         self.socket.settimeout(seconds)
         try:
             message = self.socket.recv()
@@ -122,7 +123,7 @@ class ComfyClient:
         except (websocket.WebSocketException, OSError) as error:
             raise ComfyError(f"the connection to the server broke: {error}") from error
         if isinstance(message, bytes):
-            return "preview", {"bytes": len(message)}
+            return "preview", {"content": message}
         event = json.loads(message) if message else {}
         return event.get("type", ""), event.get("data", {})
 

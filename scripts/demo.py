@@ -1,5 +1,4 @@
-"""Runs the shipped workflows of the tiny model in a real ComfyUI server, on the CPU: the sample clip and the sample photo
-become 360-degree videos.
+"""Runs the tiny model's shipped workflows in a real ComfyUI server, on the CPU: clip and photo become 360 videos.
 
 The models come with the pack, so everything is what a user's ComfyUI does. FOLDER/pictures gets the input, the map, the
 panorama and its six faces as pictures. The last line on stdout is the path of the clip's 360-degree video.

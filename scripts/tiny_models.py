@@ -19,11 +19,13 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
+from scripts.tiny_upscaler import write_upscaler  # noqa: E402
 from viewpoint_core.checkpoint import inflate_checkpoint  # noqa: E402
 
 STOCK_UNET = "wan2.1_t2v_1.3B_bf16.safetensors"
 VIEWPOINT_UNET = "viewpoint_wan2.1_t2v_1.3B_33ch_bf16.safetensors"
 VAE = "wan_2.1_vae.safetensors"
+UPSCALER = "RealESRGAN_x4plus.safetensors"
 LATENT_CHANNELS = 16
 HEAD_DIM = 128
 TEXT_DIM, TEXT_TOKENS = 4096, 512
@@ -194,6 +196,7 @@ def writers(models: Path) -> Iterator[tuple[Path, Callable[[Path], None]]]:
     yield stock, write_stock_unet
     yield stock.with_name(VIEWPOINT_UNET), lambda path: write_viewpoint_unet(stock, path)
     yield models / "vae" / VAE, write_vae
+    yield models / "upscale_models" / UPSCALER, lambda path: write_upscaler(path, 4)
 
 
 def write_models(models: Path) -> list[Path]:

@@ -2,7 +2,7 @@
 
     python scripts/train_tiny.py [--folder build/tiny] [--budget cpu|gpu] [--until STEP]
 
-Steps: data, vae, encode, train, export, and, if asked for by --until ablation, the models that docs/tiny-model.md
+Steps: data, vae, short, long, export, and, if asked for by --until ablation, the models that docs/tiny-model.md
 compares. Each goes on where it was stopped; what is finished is not repeated.
 """
 
@@ -34,6 +34,8 @@ HELDOUT_PANORAMAS = ("courtyard", "forest")
 HELDOUT_SEEDS = range(1_000_000, 1_000_064)
 ERP_WIDTH, MAP_SIZE = 384, 256
 LENGTH, LONG = 9, 49
+COMPARED_SCENES = 32
+PRESET = "tiny_viewpoint"
 SHRINK = 2  # a panorama is turned at twice the clip's width, then averaged
 
 
@@ -47,16 +49,18 @@ class Budget:
     long: range = range(20_000, 20_016)
     turns: int = 6
     vae_width: int = 8
-    vae_steps: int = 1650
+    vae_steps: int = 1450
+    vae_still_steps: int = 1200
     heads: int = 3
     layers: int = 8
     ffn: int = 1024
     batch: int = 4
-    steps: int = 2000
+    steps: int = 1600
     long_steps: int = 100
     ablation_heads: int = 2
     ablation_layers: int = 6
     ablation_steps: int = 250
+    ablation_clips: int = 160
     workers: int = 2
     device: str = "cpu"
 
@@ -70,13 +74,15 @@ BUDGETS = {
         range(20_000, 20_100),
         turns=12,
         vae_width=16,
-        vae_steps=8000,
+        vae_steps=12000,
+        vae_still_steps=6000,
         batch=16,
         steps=8000,
         long_steps=600,
         ablation_heads=3,
         ablation_layers=8,
         ablation_steps=2000,
+        ablation_clips=600,
         workers=8,
         device="cuda",
     ),
@@ -140,6 +146,13 @@ def merge(manifests: Sequence[Path], target: Path) -> Path:
     return target
 
 
+def compared_items(items: Sequence[Item], budget: Budget) -> list[Item]:
+    """What the models of the comparison are trained and scored on: a part of the videos, since there are five."""
+    train = [item for item in items if item.split == "train"]
+    heldout = [item for item in items if item.split == "heldout" and item.licence != "CC0"]
+    return train[: budget.ablation_clips] + heldout[:COMPARED_SCENES]
+
+
 def make_data(folder: Path, budget: Budget) -> None:
     """Render the worlds, turn the panoramas, and write the manifests."""
     data, workers = folder / "data", budget.workers
@@ -149,40 +162,45 @@ def make_data(folder: Path, budget: Budget) -> None:
     more = write_clips(data / "more", budget.more, ERP_WIDTH, LENGTH, workers=workers)
     stills = write_clips(data / "stills", budget.stills, ERP_WIDTH, 1, workers=workers)
     merge([videos, turns, more, stills], data / "short.jsonl")
+    write_manifest(compared_items(read_manifest(data / "vae.jsonl"), budget), data / "ablation.jsonl")
     long = write_clips(data / "long", budget.long, ERP_WIDTH, LONG, workers=workers)
     merge([long, write_turns(data / "long_turns", LONG, budget.turns // 2)], data / "long.jsonl")
 
 
 def train_the_vae(folder: Path, budget: Budget) -> None:
     """The VAE from nothing."""
-    size = ("--width", budget.vae_width, "--steps", budget.vae_steps, "--device", budget.device)
+    size = ("--width", budget.vae_width, "--steps", budget.vae_steps, "--still-steps", budget.vae_still_steps)
     data = ("--manifest", folder / "data" / "vae.jsonl", "--length", LENGTH, "--map-size", MAP_SIZE)
     if not (folder / "vae" / "vae.safetensors").is_file():
-        call(train_vae.main, *data, *size, "--output", folder / "vae")
+        call(train_vae.main, *data, *size, "--device", budget.device, "--output", folder / "vae")
 
 
-def encode_all(folder: Path, budget: Budget) -> None:
-    """The two caches: short clips and stills, and long clips."""
-    vae = folder / "vae" / "vae.safetensors"
-    for name, length in (("short", LENGTH), ("long", LONG)):
-        flags = ("--manifest", folder / "data" / f"{name}.jsonl", "--cache", folder / f"cache_{name}", "--vae", vae)
-        flags += ("--no-text", "--map-size", MAP_SIZE, "--length", length, "--variants", 2, "--dtype", "bfloat16")
-        call(encode.main, *flags, "--device", budget.device)
+def encode_clips(folder: Path, budget: Budget, name: str, length: int) -> Path:
+    """The cache of a manifest."""
+    cache, vae = folder / f"cache_{name}", folder / "vae" / "vae.safetensors"
+    flags = ("--manifest", folder / "data" / f"{name}.jsonl", "--cache", cache, "--vae", vae, "--no-text")
+    flags += ("--map-size", MAP_SIZE, "--length", length, "--variants", 2, "--dtype", "bfloat16")
+    call(encode.main, *flags, "--device", budget.device)
+    return cache
 
 
-def train_the_model(folder: Path, budget: Budget) -> None:
-    """The model from nothing on short clips and stills, then on long clips."""
+def train_short(folder: Path, budget: Budget) -> None:
+    """The model from nothing on short clips and stills."""
     start = folder / "start.safetensors"
     if not start.is_file():
         write_transformer(new_transformer(budget.heads, budget.layers, budget.ffn, seed=0), start)
-    common = ("--preset", "tiny_viewpoint", "--vae", folder / "vae" / "vae.safetensors")
-    short = ("--model", start, "--cache", folder / "cache_short", "--output", folder / "short")
-    call(train.main, *common, *short, "--steps", budget.steps, "--batch-size", budget.batch)
-    middle = folder / "short.safetensors"
+    flags = ("--preset", PRESET, "--vae", folder / "vae" / "vae.safetensors", "--model", start)
+    flags += ("--cache", encode_clips(folder, budget, "short", LENGTH), "--output", folder / "short")
+    call(train.main, *flags, "--steps", budget.steps, "--batch-size", budget.batch)
+
+
+def train_long(folder: Path, budget: Budget) -> None:
+    """The same model on long clips."""
+    middle, batch = folder / "short.safetensors", max(1, budget.batch // 4)
     call(export.main, "checkpoint", folder / "short", middle, "--dtype", "float32")
-    long = ("--model", middle, "--cache", folder / "cache_long", "--output", folder / "long", "--lr", 3e-4)
-    batch = max(1, budget.batch // 4)
-    call(train.main, *common, *long, "--steps", budget.long_steps, "--batch-size", batch, "--warmup", 10)
+    flags = ("--preset", PRESET, "--vae", folder / "vae" / "vae.safetensors", "--model", middle, "--lr", 3e-4)
+    flags += ("--cache", encode_clips(folder, budget, "long", LONG), "--output", folder / "long", "--warmup", 10)
+    call(train.main, *flags, "--steps", budget.long_steps, "--batch-size", batch)
 
 
 def export_all(folder: Path, budget: Budget) -> None:
@@ -206,10 +224,10 @@ def train_ablation(folder: Path, budget: Budget) -> None:
         write_transformer(new_transformer(budget.ablation_heads, budget.ablation_layers, budget.ffn, seed=0), start)
     for run in ABLATION:
         cache, output = folder / f"cache_{run.layout}", run_folder(folder, run)
-        flags = ("--manifest", folder / "data" / "vae.jsonl", "--cache", cache, "--vae", vae, "--no-text")
+        flags = ("--manifest", folder / "data" / "ablation.jsonl", "--cache", cache, "--vae", vae, "--no-text")
         flags += ("--map-size", MAP_SIZE, "--length", LENGTH, "--variants", 1, "--dtype", "bfloat16")
         call(encode.main, *flags, "--device", budget.device, "--layout", run.layout)
-        flags = ("--preset", "tiny_viewpoint", "--vae", vae, "--model", start, "--cache", cache, "--output", output)
+        flags = ("--preset", PRESET, "--vae", vae, "--model", start, "--cache", cache, "--output", output)
         flags += ("--schedule", run.schedule, "--layout", run.layout, "--steps", budget.ablation_steps)
         call(train.main, *flags, "--batch-size", budget.batch)
         call(export.main, "checkpoint", output, output / "model.safetensors")
@@ -218,8 +236,8 @@ def train_ablation(folder: Path, budget: Budget) -> None:
 STEPS = {
     "data": make_data,
     "vae": train_the_vae,
-    "encode": encode_all,
-    "train": train_the_model,
+    "short": train_short,
+    "long": train_long,
     "export": export_all,
     "ablation": train_ablation,
 }

@@ -40,7 +40,7 @@ def test_seeking_gives_what_decoding_from_the_start_gives(tmp_path: Path, monkey
     file = write_video(tmp_path / "clip.mp4", 60)
     wanted = [33, 41, 59]
     sought = read_frames(file, wanted, 16)
-    monkeypatch.setattr("viewpoint_core.training.media.SEEK_SECONDS", 1e9)
+    monkeypatch.setattr("viewpoint_core.video.SEEK_SECONDS", 1e9)
     assert (sought == read_frames(file, wanted, 16)).all()
 
 

@@ -11,7 +11,8 @@ from viewpoint_core import encode, train
 from viewpoint_core.training.cache import CachedClips
 from viewpoint_core.training.manifest import Item, write_manifest
 from viewpoint_core.training.new_model import new_transformer, write_transformer
-from viewpoint_core.training.vae_training import new_vae, write_vae
+from viewpoint_core.training.new_vae import new_vae
+from viewpoint_core.training.vae_training import write_vae
 from viewpoint_core.training.wan import pad_text, predict_velocity, prepare_transformer
 
 
@@ -52,7 +53,7 @@ def untold(tmp_path: Path) -> dict[str, Path]:
     """A cache without texts of clips that have captions, and the models."""
     paths = {name: tmp_path / f"{name}.safetensors" for name in ("model", "vae")}
     write_transformer(new_transformer(1, 2, 64, seed=0), paths["model"])
-    write_vae(new_vae(4, 0), paths["vae"])
+    write_vae(new_vae(8, 0), paths["vae"])
     clips = [write_turning_panorama(tmp_path / f"clip{i}", 20 * i) for i in range(2)]
     items = [Item(clip, 0, LENGTH, 16.0, WIDTH, WIDTH // 2, f"yard {clip.name}", "CC0", "train") for clip in clips]
     write_manifest(items, tmp_path / "manifest.jsonl")

@@ -1,4 +1,4 @@
-"""The save nodes on the real ComfyUI server: what is in the files, and what is refused."""
+"""The save and preview nodes on the real ComfyUI server: what is in the files, and what is refused."""
 
 import json
 import shutil
@@ -380,3 +380,75 @@ def test_every_input_of_the_save_nodes_has_a_tooltip(server: ComfyServer) -> Non
         settings = {key: options for kind in ("required", "optional") for key, options in inputs.get(kind, {}).items()}
         assert len(settings) >= 4
         assert [key for key, options in settings.items() if not options[1].get("tooltip")] == []
+
+
+# Preview
+
+
+def preview(source: dict[str, Any], others: Workflow | None = None, **inputs: Any) -> Workflow:
+    """A workflow that looks around in the pictures of one node."""
+    settings = {"projection": "erp", "fps": 16.0}
+    view = node("ViewPointPreview360", panorama=["erp", 0], **settings | inputs)
+    return {"erp": source, **(others or {}), "save": view}
+
+
+def previewed(server: ComfyServer, workflow: Workflow) -> tuple[Path, dict[str, Any]]:
+    """Run a workflow; the file for the viewer, and what the viewer is told of it."""
+    prompt = server.client.run(workflow)
+    (file,) = server.client.outputs(prompt, "save")
+    entry = server.client.history(prompt)
+    assert entry
+    return file, entry["outputs"]["save"]["viewpoint_360"][0]
+
+
+def test_a_preview_of_one_frame_is_its_pixels_in_the_temp_folder(server: ComfyServer) -> None:
+    file, told = previewed(server, preview(node("LoadImage", image="colours.png")))
+    assert file.parent == server.base / "temp"
+    np.testing.assert_array_equal(np.array(Image.open(file)), np.array(Image.open(server.base / "input/colours.png")))
+    assert {key: told[key] for key in ("media", "projection", "audio")} == {
+        "media": "image",
+        "projection": "erp",
+        "audio": False,
+    }
+
+
+def test_a_preview_of_frames_is_a_video_at_the_given_rate(server: ComfyServer) -> None:
+    file, told = previewed(server, preview(empty(128, 128, 5), projection="viewpoint", fps=8.0))
+    with av.open(str(file)) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.width, stream.height) == ("h264", 128, 128)
+        assert (stream.average_rate, sum(1 for _ in container.decode(video=0))) == (8, 5)
+    assert (told["media"], told["projection"], told["fps"]) == ("video", "viewpoint", 8)
+
+
+def test_a_preview_of_a_video_keeps_its_own_rate_and_sound(server: ComfyServer) -> None:
+    file, told = previewed(server, preview(node("LoadVideo", file="clip.mp4"), fps=5.0))
+    with av.open(str(file)) as container:
+        assert container.streams.video[0].average_rate == NTSC
+        assert container.streams.audio[0].rate == SOUND_RATE
+    assert told["audio"]
+    assert told["fps"] == pytest.approx(float(NTSC))
+
+
+def test_two_previews_never_share_a_file(server: ComfyServer) -> None:
+    first, _ = previewed(server, preview(empty(128, 64)))
+    second, _ = previewed(server, preview(empty(64, 32)))
+    assert first != second
+    assert first.exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "inputs", "message"),
+    [
+        (empty(100, 64), {}, "100 x 64"),
+        (empty(128, 64), {"projection": "viewpoint"}, "square"),
+        (empty(100, 100), {"projection": "viewpoint"}, "multiple of 32"),
+    ],
+)
+def test_a_preview_of_what_is_no_panorama_is_refused(
+    server: ComfyServer, source: dict[str, Any], inputs: dict[str, Any], message: str
+) -> None:
+    before = set((server.base / "temp").rglob("*"))
+    with pytest.raises(PromptFailed, match=message):
+        server.client.run(preview(source, **inputs))
+    assert set((server.base / "temp").rglob("*")) == before

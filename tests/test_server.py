@@ -139,6 +139,42 @@ def test_panorama_through_map_cubemap_and_view_keeps_its_picture(server: ComfySe
     assert cubemap == ["cubemap", 0]
 
 
+def test_a_clip_taken_along_a_path_comes_back_along_its_estimate(server: ComfyServer) -> None:
+    workflow: Workflow = {}
+    angles = {"yaw_deg": 0.0, "pitch_deg": 0.0, "roll_deg": 0.0, "fov_deg": 90.0, "interpolation": "bicubic"}
+    erp = add(workflow, "load", "LoadImage", image="sample_erp.png")
+    keys = {"keyframes": "0: 0 0 0 75\n4: 16 4 -8 75", "length": 5, "interpolation": "linear"}
+    typed = add(workflow, "typed", "ViewPointCameraPath", **keys)
+    clip = add(workflow, "clip", "ViewPointRenderView", erp=erp, width=240, height=180, camera_path=typed, **angles)
+    settings = {"fov_deg": 75.0, "zoom": False, "reference": 0, "when_unsure": "stop"}
+    path = add(workflow, "path", "ViewPointEstimateCamera", view=clip, **settings)
+    placing = {"map_size": MAP, "length": 0, "camera_path": path}
+    add(workflow, "place", "ViewPointPlaceView", view=clip, **placing, **angles)
+    whole = {"erp": erp, "map_size": MAP, "interpolation": "bicubic"}
+    add(workflow, "below", "ViewPointFromERP", **whole)
+    repeated = add(workflow, "repeated", "RepeatImageBatch", image=["below", 0], amount=5)
+    mask = add(workflow, "nothing", "SolidMask", value=0.0, width=MAP, height=MAP)
+    masks = add(workflow, "masks", "MaskToImage", mask=mask)
+    masks = add(workflow, "more", "RepeatImageBatch", image=masks, amount=5)
+    masks = add(workflow, "again", "ImageToMask", image=masks, channel="red")
+    lower, upper = {"lower": repeated, "lower_mask": masks}, {"upper": ["place", 0], "upper_mask": ["place", 1]}
+    composed = add(workflow, "compose", "ViewPointCompose", **lower, **upper, feather_deg=4.0)
+    small = {"fusion": True, "interpolation": "bicubic"}
+    flat = add(workflow, "flat", "ViewPointToERP", viewpoint=composed, width=1024, **small)
+    edge = {"feather_deg": 3.0, "colour_match": "off", "camera_path": path}
+    add(workflow, "composite", "ViewPointComposite", erp=flat, view=clip, **edge, **angles)
+    add(workflow, "save", "SaveImage", images=["composite", 0], filename_prefix="composite")
+    shown = np.stack([cv2.imread(str(f)) for f in server.client.outputs(server.client.run(workflow), "save")])
+    source = cv2.imread(str(ASSETS / "sample_erp.png"))
+    assert shown.shape == (5, 512, 1024, 3)
+    ahead = np.s_[:, 200:300, 520:600]
+    assert np.abs(shown[ahead].astype(float) - source[ahead[1:]]).mean() < 6
+    assert np.abs(shown[:, :, :200].astype(int) - 128).max() <= 1, "what no clip shows is not grey"
+    set_on(workflow, "ViewPointCameraPath", keyframes="0: 0 0 90")
+    with pytest.raises(PromptFailed, match="3 numbers after the colon; expected four"):
+        server.client.run(workflow)
+
+
 def test_seed_and_prompt_change_the_video_and_nothing_else_does(server: ComfyServer) -> None:
     first = panorama_frames(server, small("text_to_360", seed=1))
     other_seed = panorama_frames(server, small("text_to_360", seed=2))

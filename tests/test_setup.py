@@ -9,7 +9,7 @@ import yaml
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from scripts import env, host
+from scripts import browser, env, host
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -195,6 +195,39 @@ def test_host_second_to_finish_keeps_the_first(tmp_path: Path) -> None:
     (tmp_path / "first" / "kept").touch()
     host.move_into_place(tmp_path / "second", tmp_path / "first")
     assert (tmp_path / "first" / "kept").exists()
+
+
+def make_program(file: Path) -> str:
+    file.write_text("#!/bin/sh\n")
+    file.chmod(0o755)
+    return str(file)
+
+
+def test_chromium_that_is_named_is_used_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHROMIUM", make_program(tmp_path / "mine"))
+    assert browser.provide_browser() == str(tmp_path / "mine")
+
+
+def test_chromium_that_is_no_program_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHROMIUM", str(tmp_path / "missing"))
+    with pytest.raises(browser.BrowserError, match="missing, which is no program"):
+        browser.provide_browser()
+
+
+def test_chrome_on_the_path_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CHROMIUM", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    path = make_program(tmp_path / "google-chrome")
+    assert browser.provide_browser() == path
+
+
+def test_no_chromium_and_no_way_to_install_it_ends_in_a_plain_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CHROMIUM", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(browser.BrowserError, match="sudo apt-get install chromium"):
+        browser.provide_browser()
 
 
 def test_pytest_does_not_import_the_node_pack_init(tmp_path: Path) -> None:

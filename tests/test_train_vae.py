@@ -9,11 +9,11 @@ from torch import Tensor
 from tests.training_runs import HEIGHT, LENGTH, MAP, WIDTH, write_turning_panorama
 from viewpoint_core import train_vae
 from viewpoint_core.training.manifest import Item, write_manifest
+from viewpoint_core.training.new_vae import new_vae
 from viewpoint_core.training.plan import generator_for
 from viewpoint_core.training.vae_training import (
     draw_crops,
     known_masks,
-    new_vae,
     raw_latents,
     reconstruction_psnr,
     set_latent_scale,
@@ -43,12 +43,12 @@ def manifest(folder: Path) -> Path:
 
 def flags(folder: Path, output: str, **options: object) -> list[str]:
     values = {"manifest": folder / "manifest.jsonl", "output": folder / output, "map-size": MAP, "length": LENGTH}
-    values |= {"width": 4, "crop": 32, "batch-size": 2, "steps": 5, "still-steps": 3, "device": "cpu", **options}
+    values |= {"width": 8, "crop": 32, "batch-size": 2, "steps": 5, "still-steps": 3, "device": "cpu", **options}
     return [part for name, value in values.items() for part in (f"--{name}", str(value))]
 
 
 def test_a_new_vae_treats_a_still_video_as_its_picture() -> None:
-    vae = new_vae(4, 0)
+    vae = new_vae(8, 0)
     picture = torch.rand(1, 3, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
         one = vae.encode(picture).latent_dist.mean
@@ -58,8 +58,21 @@ def test_a_new_vae_treats_a_still_video_as_its_picture() -> None:
         assert (vae.decode(many).sample - vae.decode(one).sample).abs().max() < 1e-5
 
 
+def test_a_new_vae_passes_every_hue_on() -> None:
+    """Of each plain colour and its opposite the one channel that differs still does, before any training."""
+    vae = new_vae(8, 0)
+    for colour in torch.eye(3):
+        for sign in (-1, 1):
+            picture = (0.8 * sign * (2 * colour - 1))[None, :, None, None, None].expand(-1, -1, 1, 32, 32)
+            with torch.no_grad():
+                made = vae.decode(vae.encode(picture).latent_dist.mean, return_dict=False)[0]
+            middle = made[0, :, 0, 12:20, 12:20].mean((1, 2))
+            others, own = (middle * sign)[colour == 0], (middle * sign)[colour == 1]
+            assert float(own) > float(others.max()) + 0.3
+
+
 def test_every_weight_learns_from_videos() -> None:
-    vae = new_vae(4, 0)
+    vae = new_vae(8, 0)
     for _ in range(2):  # behind a branch that ends in zeros nothing moves in the first step
         video = draw_crops(clips(), known_masks(64, 0), batch=2, size=32, length=5, seed=0, step=0)
         vae_loss(vae, video, generator_for("noise"))[0].backward()
@@ -70,7 +83,7 @@ def test_every_weight_learns_from_videos() -> None:
 
 
 def test_the_latents_get_wans_scale_and_the_video_stays() -> None:
-    vae, some = new_vae(4, 0), clips()
+    vae, some = new_vae(8, 0), clips()
     video = some[0][None].float() / 127.5 - 1
     with torch.no_grad():
         before = vae.decode(vae.encode(video).latent_dist.mean, return_dict=False)[0]
@@ -97,7 +110,7 @@ def test_crops_are_a_function_of_seed_and_step_and_some_are_partly_grey() -> Non
 
 
 def test_the_written_file_is_the_vae(tmp_path: Path) -> None:
-    vae = new_vae(4, 0)
+    vae = new_vae(8, 0)
     write_vae(vae, tmp_path / "models" / "vae.safetensors")
     loaded = load_vae(tmp_path / "models" / "vae.safetensors")
     for name, weight in vae.state_dict().items():
@@ -132,6 +145,7 @@ def test_options_that_cannot_be_are_refused_before_anything_is_read(
         ({"crop": 128}, "do not fit"),
         ({"crop-length": 4}, "4k + 1"),
         ({"steps": 0}, "above 0"),
+        ({"width": 4}, "8 or more"),
     ):
         assert train_vae.main(flags(tmp_path, "out", **options)) == 2
         assert reason in capsys.readouterr().err

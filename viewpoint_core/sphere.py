@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+EVERY = slice(None)
+
 
 def pixel_centres(count: int) -> Tensor:
     """Coordinates of `count` pixel centres along one axis, in pixels. float64 (count,): 0.5, 1.5, ...
@@ -31,9 +33,9 @@ def direction_to_lonlat(direction: Tensor) -> tuple[Tensor, Tensor]:
     return torch.atan2(x, z), torch.atan2(-y, torch.hypot(x, z))
 
 
-def erp_directions(height: int, width: int) -> Tensor:
-    """Unit direction of every ERP pixel. float64 (height, width, 3)."""
-    x, y = pixel_grid(height, width)
+def erp_directions(height: int, width: int, rows: slice = EVERY, columns: slice = EVERY) -> Tensor:
+    """Unit direction of every ERP pixel, or of those in a rectangle. float64 (height, width, 3)."""
+    y, x = torch.meshgrid(pixel_centres(height)[rows], pixel_centres(width)[columns], indexing="ij")
     return lonlat_to_direction((x / width - 0.5) * (2 * math.pi), (0.5 - y / height) * math.pi)
 
 

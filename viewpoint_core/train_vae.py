@@ -14,12 +14,12 @@ from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
 from .conditioning import check_length
+from .training.new_vae import MIN_WIDTH, new_vae
 from .training.plan import generator_for, lr_at
 from .training.state import check_facts, collect_tensors, load_state, newest_checkpoint, save_state, write_tensors
 from .training.vae_training import (
     draw_crops,
     known_masks,
-    new_vae,
     read_clips,
     reconstruction_psnr,
     set_latent_scale,
@@ -87,8 +87,10 @@ def check_options(options: argparse.Namespace) -> None:
             f"crops of {options.crop_length} frames of side {options.crop} do not fit clips of {options.length} frames "
             f"of side {options.map_size}; expected a side that is a multiple of 8"
         )
-    if min(options.width, options.batch_size, options.steps) < 1 or not options.lr > 0:
-        raise ValueError("expected --width, --batch-size, --steps and --lr above 0")
+    if options.width < MIN_WIDTH:
+        raise ValueError(f"--width is {options.width}; expected {MIN_WIDTH} or more: colours take {MIN_WIDTH - 1}")
+    if min(options.batch_size, options.steps) < 1 or not options.lr > 0:
+        raise ValueError("expected --batch-size, --steps and --lr above 0")
 
 
 def facts_of(options: argparse.Namespace) -> dict[str, Any]:
@@ -175,12 +177,12 @@ def train(run: VaeRun) -> None:
 def finish(run: VaeRun) -> Path:
     """Give the latents Wan's scale, write the file, and say how well held-out clips come back."""
     device = torch.device(run.options.device)
-    run.vae.eval()
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cpu"):
-        set_latent_scale(run.vae, run.clips, device)
-        file = run.options.output / FILE
-        write_vae(run.vae, file)
-        heldout = read_all(run.options, "heldout")[:HELDOUT_SHOWN]
+    run.vae.requires_grad_(False).eval()
+    set_latent_scale(run.vae, run.clips, device, autocast=True)
+    file = run.options.output / FILE
+    write_vae(run.vae, file)
+    heldout = read_all(run.options, "heldout")[:HELDOUT_SHOWN]
+    with torch.autocast(device.type, torch.bfloat16):
         scores = reconstruction_psnr(run.vae, heldout, device)
     if scores:
         print(f"Held-out clips come back at {sum(scores) / len(scores):.2f} dB")

@@ -61,6 +61,12 @@ def check_erp(erp: Tensor) -> None:
         raise ValueError(f"an equirectangular (ERP) image is 2:1 with an even height; got {width} x {height}")
 
 
+def check_erp_width(width: int) -> None:
+    """Raise ValueError unless an ERP image can be that wide."""
+    if width <= 0 or width % 4:
+        raise ValueError(f"the ERP width is {width}; expected a positive multiple of 4, so that the height is even")
+
+
 def map_size_for_erp(width: int) -> int:
     """Map side whose resolution matches an ERP of this width: S = 2 ceil16(sqrt2 W / 4)."""
     return 2 * 16 * math.ceil(SQRT2 * width / 4 / 16)
@@ -364,6 +370,5 @@ def viewpoint_to_erp(viewpoint: Tensor, width: int, *, interpolation: str = "bic
     the subregion that weighs most is taken. Raises ValueError for a map that is not square or no multiple of 32.
     """
     check_map(viewpoint)
-    if width <= 0 or width % 4:
-        raise ValueError(f"the ERP width is {width}; expected a positive multiple of 4, so that the height is even")
+    check_erp_width(width)
     return sample_map(viewpoint, erp_lookup(viewpoint.shape[-1], width, fusion), interpolation=interpolation)

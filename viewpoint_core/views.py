@@ -1,6 +1,7 @@
 """Perspective views and cubemaps: a view placed on the ViewPoint map, a view of an ERP, six faces <-> the map."""
 
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 
 import torch
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .camera import direction_to_view, focal_length, view_directions
+from .camera_path import CameraPath, check_path_fits
 from .resample import MARGIN, Grid, check_image, filtering, pad_edge, sample
 from .sphere import direction_to_erp, erp_directions
 from .viewpoint_map import (
@@ -30,26 +32,59 @@ FACE_YAW_PITCH = {"F": (0, 0), "R": (90, 0), "B": (180, 0), "L": (-90, 0), "U": 
 FACE_AHEAD = torch.tensor([[0, 0, 1], [1, 0, 0], [0, 0, -1], [-1, 0, 0], [0, -1, 0], [0, 1, 0]], dtype=torch.float64)
 
 
+def view_filtering(target_density: float, target_side: int, height: int, width: int, fov_deg: float) -> tuple[int, int]:
+    """(factor, reduction) for a view drawn on a picture of this density (pixels per radian) and side."""
+    focal = focal_length(width, fov_deg)
+    # a flat view grows finer toward its edges by 1 / cos^2, and so does the map, but only up to 2, at 45 degrees
+    at_edge = focal * (1 + (max(width, height) / 2 / focal) ** 2)
+    factor, reduction = filtering(focal, target_density, min(height, width), at_edge / 2)
+    return max(1, min(factor, MAX_SAMPLES // target_side)), reduction
+
+
+def locate_on_view(
+    direction: Tensor, height: int, width: int, factor: int, reduction: int, **camera: float
+) -> tuple[Grid, Tensor]:
+    """Where directions (h, w, 3) lie on a view, and a float32 (h, w): 1 where the view sees them."""
+    x, y, seen = direction_to_view(direction, height, width, **camera)
+    return Grid(x.float(), y.float(), factor, reduction), seen.float()
+
+
 @lru_cache(GRID_CACHE_SIZE)
 def view_grid(
     map_size: int, height: int, width: int, yaw_deg: float, pitch_deg: float, roll_deg: float, fov_deg: float
 ) -> tuple[Grid, Tensor]:
     """Where the map's pixels lie on a view, and a float32 (h, w): 1 where the view sees them."""
-    focal = focal_length(width, fov_deg)
-    # a flat view grows finer toward its edges by 1 / cos^2, and so does the map, but only up to 2, at 45 degrees
-    at_edge = focal * (1 + (max(width, height) / 2 / focal) ** 2)
-    factor, reduction = filtering(focal, unit_pixels(map_size), min(height, width), at_edge / 2)
-    factor = max(1, min(factor, MAX_SAMPLES // map_size))
-    x, y, seen = direction_to_view(
-        map_directions(map_size, factor),
-        height,
-        width,
-        yaw_deg=yaw_deg,
-        pitch_deg=pitch_deg,
-        roll_deg=roll_deg,
-        fov_deg=fov_deg,
-    )
-    return Grid(x.float(), y.float(), factor, reduction), seen.float()
+    factor, reduction = view_filtering(unit_pixels(map_size), map_size, height, width, fov_deg)
+    camera = {"yaw_deg": yaw_deg, "pitch_deg": pitch_deg, "roll_deg": roll_deg, "fov_deg": fov_deg}
+    return locate_on_view(map_directions(map_size, factor), height, width, factor, reduction, **camera)
+
+
+def nearby(ahead: Tensor, directions: Tensor, reach: float) -> Tensor:
+    """Indices of the unit directions (n, 3) at most `reach` radians from a camera's axis (3,)."""
+    return (directions @ ahead >= math.cos(min(reach, math.pi))).nonzero()[:, 0]
+
+
+def path_view_grids(
+    map_size: int, height: int, width: int, path: CameraPath
+) -> Iterator[tuple[Tensor, Grid, Tensor, float]]:
+    """What `view_grid` gives for each camera of a path, for the map's pixels near the view alone.
+
+    Yields the flat indices (n,) of those pixels, and for them in a row a Grid and the part seen, (f, n f) each, and
+    the field of view. What all cameras share is computed once.
+    """
+    unit = unit_pixels(map_size)
+    centres = F.normalize(map_directions(map_size).flatten(0, 1), dim=-1)
+    fine, of_factor = centres, 0
+    for frame, rotation in enumerate(path.rotations()):
+        camera = path.camera(frame)
+        focal = focal_length(width, camera["fov_deg"])
+        factor, reduction = view_filtering(unit, map_size, height, width, camera["fov_deg"])
+        if factor != of_factor:
+            blocks = map_directions(map_size, factor).unflatten(0, (map_size, factor)).unflatten(2, (map_size, factor))
+            fine, of_factor = blocks.transpose(1, 2).flatten(0, 1), factor
+        index = nearby(rotation[:, 2], centres, math.atan(math.hypot(height, width) / 2 / focal) + 4 / unit)
+        directions = fine[index].transpose(0, 1).flatten(1, 2)
+        yield index, *locate_on_view(directions, height, width, factor, reduction, **camera), camera["fov_deg"]
 
 
 def place_view(
@@ -60,6 +95,7 @@ def place_view(
     pitch_deg: float = 0,
     roll_deg: float = 0,
     fov_deg: float = 90,
+    path: CameraPath | None = None,
     interpolation: str = "bicubic",
     fill: float = GREY,
 ) -> tuple[Tensor, Tensor]:
@@ -67,10 +103,30 @@ def place_view(
 
     Returns maps (..., C, S, S), `fill` where unknown, and the mask (S, S): the part of each pixel that the view covers.
     fov_deg is horizontal, in (0, 180); pixels are square, so the vertical one follows from the aspect.
+    With a path the views are (T, C, h, w), one for each of its cameras, and the masks (T, S, S). Then the path's fields
+    of view count, and yaw, pitch and roll turn it as a whole. Raises ValueError where lengths differ.
     """
     check_image(view, "view")
     check_map_size(map_size)
-    grid, seen = view_grid(map_size, *view.shape[-2:], yaw_deg, pitch_deg, roll_deg, fov_deg)
+    angles = {"yaw_deg": yaw_deg, "pitch_deg": pitch_deg, "roll_deg": roll_deg}
+    if path is None:
+        grid, seen = view_grid(map_size, *view.shape[-2:], **angles, fov_deg=fov_deg)
+        return draw_view(view, grid, seen, map_size, fov_deg, interpolation, fill)
+    check_frames(view, path, "view")
+    maps = view.new_full((*view.shape[:2], map_size, map_size), fill)
+    masks = view.new_zeros(len(view), map_size, map_size)
+    grids = path_view_grids(map_size, *view.shape[-2:], path.turned(**angles))
+    for frame, (index, grid, seen, frame_fov_deg) in enumerate(grids):
+        placed, cover = draw_view(view[frame], grid, seen, map_size, frame_fov_deg, interpolation, fill)
+        maps[frame].flatten(-2)[:, index.to(maps.device)] = placed[:, 0]
+        masks[frame].flatten()[index.to(maps.device)] = cover[0]
+    return maps, masks
+
+
+def draw_view(
+    view: Tensor, grid: Grid, seen: Tensor, map_size: int, fov_deg: float, interpolation: str, fill: float
+) -> tuple[Tensor, Tensor]:
+    """Sample views at a grid of a map's pixels: their values and the part of each that the view covers."""
     work = view if view.dtype == torch.float64 else view.float()
     seen = seen.to(work)
     cover = F.avg_pool2d(seen[None], grid.factor)[0] if grid.factor > 1 else seen
@@ -78,6 +134,13 @@ def place_view(
         raise ValueError(f"a view of {fov_deg} degrees covers no pixel of a map of side {map_size}; use a larger map")
     placed = sample(work, grid, interpolation=interpolation, weight=seen)
     return (placed + fill * (1 - cover)).to(view.dtype), cover.to(view.dtype)
+
+
+def check_frames(video: Tensor, path: CameraPath, name: str) -> None:
+    """Raise ValueError unless a video (T, C, H, W) has one frame for each camera of the path."""
+    if video.ndim != 4:
+        raise ValueError(f"{name}: with a camera path expected frames (T, C, H, W), got {tuple(video.shape)}")
+    check_path_fits(path, len(video), name)
 
 
 @lru_cache(GRID_CACHE_SIZE)
@@ -102,14 +165,29 @@ def render_view(
     pitch_deg: float = 0,
     roll_deg: float = 0,
     fov_deg: float = 90,
+    path: CameraPath | None = None,
     interpolation: str = "bicubic",
 ) -> Tensor:
-    """Perspective views (..., C, height, width) of ERP images (..., C, H, 2H). fov_deg is horizontal, in (0, 180)."""
+    """Perspective views (..., C, height, width) of ERP images (..., C, H, 2H). fov_deg is horizontal, in (0, 180).
+
+    With a path the ERP is a video (T, C, H, 2H) with a frame for each of its cameras, or one frame (1, C, H, 2H) that
+    all of them look at; the path's fields of view count, and yaw, pitch and roll turn it as a whole.
+    """
     check_erp(erp)
     if height <= 0 or width <= 0:
         raise ValueError(f"the view's size is {width} x {height}; expected positive width and height")
-    grid = erp_view_grid(erp.shape[-1], height, width, yaw_deg, pitch_deg, roll_deg, fov_deg)
-    return sample(erp, grid, interpolation=interpolation, border="erp")
+    angles = {"yaw_deg": yaw_deg, "pitch_deg": pitch_deg, "roll_deg": roll_deg}
+    if path is None:
+        grid = erp_view_grid(erp.shape[-1], height, width, **angles, fov_deg=fov_deg)
+        return sample(erp, grid, interpolation=interpolation, border="erp")
+    if erp.ndim != 4 or len(erp) != 1:
+        check_frames(erp, path, "erp")
+    views = erp.new_empty(len(path), erp.shape[1], height, width)
+    path = path.turned(**angles)
+    for frame, source in enumerate(erp.expand(len(path), -1, -1, -1)):
+        grid = erp_view_grid(erp.shape[-1], height, width, **path.camera(frame))
+        views[frame] = sample(source, grid, interpolation=interpolation, border="erp")
+    return views
 
 
 def face_directions(face: str, size: int) -> Tensor:

@@ -5,9 +5,8 @@ At a constant rate that is the i-th decoded frame; at a variable rate frames rep
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,19 +14,16 @@ import av
 import numpy as np
 import torch
 from av.container import InputContainer
-from av.video.frame import VideoFrame
-from av.video.reformatter import Colorspace
 from av.video.stream import VideoStream
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from ..video import HEADER_RATE_DEFAULT, VIDEO_SUFFIXES, open_video, pictures_at, shown_size, timed_frames
+
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
-VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"}
 DEEP_MODES = {"I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 # A frame whose time is off a constant rate's grid by less than this part of a tick is on it.
 JITTER = 0.45
-HEADER_RATE_DEFAULT = 25.0
-SEEK_SECONDS = 1.0
 MAX_GAP_SECONDS = 5.0
 
 
@@ -76,47 +72,6 @@ def read_image(file: Path) -> Tensor:
     return torch.from_numpy(pixels).movedim(-1, 0).contiguous()
 
 
-def open_video(file: Path) -> tuple[InputContainer, VideoStream]:
-    """A video's container and its first video stream, set to stop at damage. Raises ValueError."""
-    try:
-        container = av.open(str(file))
-    except (av.FFmpegError, OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: the video cannot be opened ({error})") from error
-    if not container.streams.video or container.streams.video[0].codec_context is None:
-        container.close()
-        raise ValueError(f"{file}: the file holds no video stream of a known kind")
-    stream = container.streams.video[0]
-    stream.codec_context.options = {"err_detect": "explode"}
-    stream.thread_type = "SLICE"  # decoding frames in parallel finds damage at another frame from run to run
-    return container, stream
-
-
-def clean_frames(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-    """Frames in the order they are shown, up to the end or the first damage."""
-    try:
-        for packet in container.demux(stream):
-            for frame in stream.codec_context.decode(None if packet.is_corrupt else packet):
-                if frame.is_corrupt:
-                    return
-                yield frame
-            if packet.is_corrupt:
-                return
-    except (av.FFmpegError, OSError):
-        return
-
-
-def timed_frames(container: InputContainer, stream: VideoStream) -> Iterator[tuple[float, VideoFrame]]:
-    """Clean frames with their times in seconds; a time that is missing or does not grow is one tick after the last."""
-    tick = 1 / float(stream.average_rate or HEADER_RATE_DEFAULT)
-    last: float | None = None
-    for frame in clean_frames(container, stream):
-        time = None if frame.pts is None else float(frame.pts * stream.time_base)
-        if last is not None and (time is None or time <= last):
-            time = last + tick
-        last = 0.0 if time is None else time
-        yield last, frame
-
-
 def constant_rate(times: np.ndarray, header_rate: float) -> float | None:
     """The rate that puts every frame on its grid: the header's if it does, else the measured mean; None if neither."""
     ticks = np.arange(len(times))
@@ -158,7 +113,7 @@ def probe_video(file: Path) -> MediaInfo:
         sizes, times = set(), []
         for time, frame in timed_frames(container, stream):
             times.append(time)
-            sizes.add((frame.width, frame.height))
+            sizes.add(shown_size(frame))
         header_rate = float(stream.average_rate or 0)
         if not times:
             raise ValueError(f"{file}: not one frame of the video can be decoded")
@@ -221,55 +176,11 @@ def probed_rate(path: Path, size: int, changed_ns: int) -> float:
     return probe_video(path).fps
 
 
-def to_rgb(frame: VideoFrame) -> Tensor:
-    """A decoded frame as uint8 (3, H, W), by the colour space and range that the frame states."""
-    # PyAV converts by the source's colour space only where the destination's, which RGB does not have, is another
-    pixels = frame.to_ndarray(format="rgb24", src_color_range=frame.color_range, dst_colorspace=Colorspace.ITU601)
-    return torch.from_numpy(pixels).movedim(-1, 0).contiguous()
-
-
-def pick_frames(timed: Iterable[tuple[float, VideoFrame]], times: Sequence[float], tick: float) -> list[Tensor]:
-    """The frames on screen at growing times, as RGB; fewer where the frames end before, none where they start after."""
-    picked: list[Tensor] = []
-    shown: tuple[float, VideoFrame] | None = None
-    limits = [time + tick / 2 for time in times]
-    for moment, frame in timed:
-        if shown is None and moment >= limits[0]:
-            return []
-        while shown is not None and len(picked) < len(limits) and moment >= limits[len(picked)]:
-            picked.append(to_rgb(shown[1]))
-        if len(picked) == len(limits):
-            return picked
-        shown = moment, frame
-    rest = [limit for limit in limits[len(picked) :] if shown and limit - shown[0] <= tick + 1e-6]
-    return picked + [to_rgb(shown[1]) for _ in rest] if shown else picked
-
-
-def decode_at(file: Path, times: Sequence[float], tick: float, seek: bool) -> list[Tensor]:
-    """The frames on screen at growing times in seconds after the first frame; fewer where some cannot be had."""
-    container, stream = open_video(file)
-    with container:
-        timed = timed_frames(container, stream)
-        first = next(timed, None)
-        if first is None:
-            return []
-        times = [first[0] + time for time in times]
-        if not seek:
-            return pick_frames(chain([first], timed), times, tick)
-        try:
-            container.seek(int(times[0] / stream.time_base), stream=stream, backward=True)
-        except (av.FFmpegError, OSError):
-            return []
-        return pick_frames(timed_frames(container, stream), times, tick)
-
-
 def read_video(file: Path, indices: Sequence[int], fps: float) -> Tensor:
-    """Pictures of a video's timeline at `fps`. Seeks where that saves decoding, and decodes all if seeking fails."""
+    """Pictures of a video's timeline at `fps`."""
     order = sorted(set(indices))
     times = [index / fps for index in order]
-    picked = decode_at(file, times, 1 / fps, seek=True) if times[0] > SEEK_SECONDS else []
-    if len(picked) < len(order):
-        picked = decode_at(file, times, 1 / fps, seek=False)
+    picked = pictures_at(file, times, 1 / fps)
     if len(picked) < len(order):
         late = order[len(picked)]
         raise ValueError(f"{file}: picture {late} at {fps:g} fps was asked for, and the video ends before it")

@@ -1,0 +1,96 @@
+"""A node that loads footage as ViewPoint wants it: upright, at a constant rate, 4k + 1 frames, with its sound."""
+
+from comfy_api.latest import io
+
+from ..viewpoint_core.conditioning import check_length
+from ..viewpoint_core.video import VIDEO_SUFFIXES, read_clip
+from .host import chosen_file, listed_files, node_schema
+
+CATEGORY = "ViewPoint/input"
+MAX_FPS = 240
+
+
+class ViewPointLoadClip(io.ComfyNode):
+    """Video file -> IMAGE, AUDIO and frames per second."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return node_schema(
+            node_id="ViewPointLoadClip",
+            search_aliases=["360", "load video", "phone video", "rotate", "frame rate"],
+            display_name="ViewPoint: load clip",
+            category=CATEGORY,
+            description="Load a part of a video at a constant rate: phone clips come upright and keep their speed, "
+            "whatever their frame rate, and their sound is cut to the part.",
+            inputs=[
+                io.Combo.Input(
+                    "file",
+                    options=listed_files("input", VIDEO_SUFFIXES),
+                    upload=io.UploadType.video,
+                    tooltip="A video in ComfyUI's input folder. Its rotation flag and pixel shape are heeded.",
+                ),
+                io.Float.Input(
+                    "start_s",
+                    default=0.0,
+                    min=0.0,
+                    max=1e6,
+                    step=0.1,
+                    round=0.001,
+                    tooltip="Where to begin, in seconds.",
+                ),
+                io.Int.Input(
+                    "length",
+                    default=49,
+                    min=1,
+                    max=4097,
+                    step=4,
+                    tooltip="Frames to load, 4k + 1. At 16 fps 49 are 3 seconds and 81 are 5.",
+                ),
+                io.Float.Input(
+                    "fps",
+                    default=16.0,
+                    min=1.0,
+                    max=MAX_FPS,
+                    step=0.01,
+                    round=0.001,
+                    tooltip="Frames per second to load; frames are taken by their time stamps. Wan makes 16.",
+                ),
+                io.Int.Input(
+                    "longest_side",
+                    default=1920,
+                    min=0,
+                    max=16384,
+                    tooltip="Larger pictures are shrunk to this longest side in pixels. 0: as they are.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="images", tooltip="The clip, for 'ViewPoint: place a clip on the map'."),
+                io.Audio.Output(display_name="audio", tooltip="Its sound; nothing where the video has none."),
+                io.Float.Output(display_name="fps", tooltip="The rate, for the node that saves."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, file: str, start_s: float, length: int, fps: float, longest_side: int) -> io.NodeOutput:
+        """Read the part, convert."""
+        pictures, sound = read_clip(
+            chosen_file(file, VIDEO_SUFFIXES), start_s=start_s, length=length, fps=fps, longest_side=longest_side
+        )
+        audio = None if sound is None else {"waveform": sound[0][None], "sample_rate": sound[1]}
+        return io.NodeOutput(pictures.movedim(1, -1).float().div_(255), audio, fps)
+
+    @classmethod
+    def validate_inputs(cls, file: str, length: int) -> bool | str:
+        """Refuse names outside the host's folders and impossible lengths before anything runs."""
+        try:
+            chosen_file(file, VIDEO_SUFFIXES)
+            check_length(length)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str, **_: object) -> float:
+        """Run again when the file changed."""
+        return chosen_file(file, VIDEO_SUFFIXES).stat().st_mtime

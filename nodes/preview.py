@@ -1,0 +1,89 @@
+"""The node that shows a panorama or a map inside the graph, to look around in."""
+
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from comfy_api.latest import io
+from PIL import Image
+from torch import Tensor
+
+from ..viewpoint_core.spherical_metadata import replacing
+from ..viewpoint_core.viewpoint_map import check_erp, check_map
+from .convert import image_to_frames
+from .host import node_schema, output_path
+from .output import MAX_FPS, check_choice, encode_video, frame_bytes, frame_rate
+
+CHECKS = {"erp": check_erp, "viewpoint": check_map}
+RESULT = "viewpoint_360"  # what web/viewpoint_preview.js looks for
+CRF = 18
+PNG_COMPRESSION = 1  # a preview is written often and kept only while the host runs
+
+
+def frames_and_sound(source: Any, fps: float) -> tuple[Tensor, float, Any]:
+    """IMAGE or VIDEO -> frames (T, 3, H, W), frames per second and AUDIO or None. A VIDEO brings its own rate."""
+    if isinstance(source, Tensor):
+        return image_to_frames(source, "panorama"), fps, None
+    parts = source.get_components()
+    return image_to_frames(parts.images, "panorama"), float(parts.frame_rate), parts.audio
+
+
+def write_preview(path: Path, frames: Tensor, fps: float, audio: Any) -> None:
+    """One frame as PNG, several as H.264, under a temporary name first."""
+    with replacing(path) as partial:
+        if len(frames) == 1:
+            Image.fromarray(frame_bytes(frames[0])).save(partial, "PNG", compress_level=PNG_COMPRESSION)
+        else:
+            encode_video(partial, frames, frame_rate(fps), "h264", CRF, audio, {})
+
+
+class ViewPointPreview360(io.ComfyNode):
+    """IMAGE or VIDEO -> a viewer in the node."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs."""
+        return node_schema(
+            node_id="ViewPointPreview360",
+            search_aliases=["360", "panorama viewer", "vr preview", "look around", "equirectangular"],
+            display_name="ViewPoint: look around",
+            category="ViewPoint/output",
+            description="Look around in a 360 degree image or video inside the node. Saves nothing.",
+            inputs=[
+                io.MultiType.Input(
+                    "panorama",
+                    types=[io.Image, io.Video],
+                    tooltip="Panorama (width = 2 x height) or square ViewPoint map: an image, frames or a video.",
+                ),
+                io.Combo.Input(
+                    "projection",
+                    options=list(CHECKS),
+                    tooltip="erp for an equirectangular panorama, viewpoint for a map, whose overlaps are blended.",
+                ),
+                io.Float.Input(
+                    "fps",
+                    default=16.0,
+                    min=1.0,
+                    max=MAX_FPS,
+                    step=0.01,
+                    round=0.001,
+                    tooltip="Frames per second of several images. ViewPoint makes 16; a video brings its own.",
+                ),
+            ],
+            outputs=[],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, panorama: Any, projection: str, fps: float) -> io.NodeOutput:
+        """Check, write a file for the browser, tell the viewer where it is."""
+        check_choice(projection, CHECKS, "projection")
+        frames, fps, audio = frames_and_sound(panorama, fps)
+        CHECKS[projection](frames)
+        media = "image" if len(frames) == 1 else "video"
+        suffix = ".png" if media == "image" else ".mp4"
+        path, subfolder = output_path(f"ViewPoint360_{uuid4().hex[:8]}", suffix, kind="temp")
+        write_preview(path, frames, fps, audio)
+        file = {"filename": path.name, "subfolder": subfolder, "type": "temp"}
+        shown = {"media": media, "projection": projection, "fps": fps, "audio": audio is not None and media == "video"}
+        return io.NodeOutput(ui={RESULT: [file | shown]})

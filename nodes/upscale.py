@@ -1,0 +1,219 @@
+"""Nodes that upscale the ViewPoint map into a large panorama, by any upscale model or none."""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..viewpoint_core.conditioning import check_finite
+from ..viewpoint_core.upright import (
+    LOSSLESS_OVERSAMPLING,
+    OVERSAMPLING,
+    UprightLayout,
+    upright_layout,
+    upright_to_erp,
+    viewpoint_to_upright,
+)
+from ..viewpoint_core.viewpoint_map import check_erp_width, check_map, erp_width_for_map
+from ..viewpoint_core.views import FACES
+from .convert import FrameStream, image_to_frames
+from .host import check_upscale_model, free_memory, loaded_upscaler, node_schema, progress_bar, workflow_metadata
+from .output import CODECS, check_choice, encoding_inputs, frame_rate, prefix_input, save_video
+
+CATEGORY = "ViewPoint/upscale"
+MAX_ERP_WIDTH = 16384
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class UpscalePlan:
+    """How maps become panoramas `width` wide: `passes` of an upscale model, or none, by tiles on upright charts."""
+
+    model: Any
+    layout: UprightLayout
+    width: int
+    passes: int
+    tile: int
+
+    @property
+    def scale(self) -> int:
+        """How much finer the charts become."""
+        return int(self.model.scale**self.passes) if self.model is not None else 1
+
+    @property
+    def working_bytes(self) -> int:
+        """What fusing needs beside the model: two charts of full size, the panorama twice."""
+        return 3 * 4 * (2 * (self.layout.side * self.scale) ** 2 + self.width**2)
+
+
+def plan_upscale(frames: Tensor, model: Any, width: int, passes: int, tile: int) -> UpscalePlan:
+    """Check all that can be checked before work. Raises ValueError for no map, no RGB model and an impossible width."""
+    check_map(frames)
+    if model is not None:
+        check_upscale_model(model)
+    layout = upright_layout(frames.shape[-1], LOSSLESS_OVERSAMPLING if model is None else OVERSAMPLING)
+    plan = UpscalePlan(model, layout, width, passes, tile)
+    width = width or erp_width_for_map(frames.shape[-1]) * plan.scale
+    check_erp_width(width)
+    if width > MAX_ERP_WIDTH:
+        raise ValueError(f"the panorama would be {width} pixels wide; expected at most {MAX_ERP_WIDTH}")
+    return replace(plan, width=width)
+
+
+@contextmanager
+def chart_upscaler(plan: UpscalePlan) -> Iterator[tuple[Callable[[Tensor], Tensor], torch.device]]:
+    """What turns a chart (3, s, s) into a larger one, and the device for what follows."""
+    if plan.model is None:
+        yield lambda chart: chart, torch.device("cpu")
+        return
+    with loaded_upscaler(plan.model, plan.tile, plan.working_bytes) as (upscale, device):
+
+        def repeated(chart: Tensor) -> Tensor:
+            for _ in range(plan.passes):
+                chart = upscale(chart.clamp(0, 1))
+                check_finite(chart, "what the upscale model made")
+            return chart
+
+        yield repeated, device
+
+
+def upscaled_frames(frames: Tensor, plan: UpscalePlan, progress: Any) -> Iterator[Tensor]:
+    """Maps (T, 3, S, S) -> panoramas (3, width/2, width), one at a time; `progress` goes on by one a chart."""
+
+    def counted(charts: Tensor, upscale: Callable[[Tensor], Tensor], device: torch.device) -> Iterator[Tensor]:
+        for chart in charts:
+            yield upscale(chart).to(device)
+            progress.update(1)
+
+    with chart_upscaler(plan) as (upscale, device):
+        for frame in frames:
+            charts = viewpoint_to_upright(frame.float(), plan.layout)
+            yield upright_to_erp(counted(charts, upscale, device), plan.layout, plan.width).clamp_(0, 1)
+
+
+def check_room(count: int, width: int) -> None:
+    """Raise ValueError where the panoramas of a video would not fit into free memory."""
+    needed, free = count * width * width // 2 * 3 * 4, free_memory()
+    if needed > free:
+        raise ValueError(
+            f"{count} panoramas of {width} x {width // 2} need {needed / GIB:.1f} GiB of memory, {free / GIB:.1f} GiB "
+            "are free; 'ViewPoint: upscale and save 360 video' holds one at a time"
+        )
+
+
+def upscale_inputs() -> list[io.Input]:
+    """Map, model and how to use it."""
+    return [
+        io.Image.Input("viewpoint", tooltip="Square ViewPoint map, its side a multiple of 32."),
+        io.UpscaleModel.Input(
+            "upscale_model",
+            optional=True,
+            tooltip="From 'Load Upscale Model'; any factor. It sees level views and views straight up and down. "
+            "Without it the map is only interpolated.",
+        ),
+        io.Int.Input(
+            "erp_width",
+            default=4096,
+            min=0,
+            max=MAX_ERP_WIDTH,
+            step=4,
+            tooltip="Panorama width in pixels, a multiple of 4: 4096 is 4K, 8192 is 8K. 0: as large as the model makes "
+            "it (4224 for a map of 736 and a 4x model).",
+        ),
+        io.Int.Input(
+            "passes",
+            default=1,
+            min=1,
+            max=3,
+            tooltip="How often the model runs on its own result. 2 for 8K from a map of 736 with a 2x or 4x model.",
+        ),
+        io.Int.Input(
+            "tile_size",
+            default=512,
+            min=128,
+            max=4096,
+            step=32,
+            tooltip="Side of the tiles that the upscale model gets, in pixels. Smaller needs less memory.",
+        ),
+    ]
+
+
+class ViewPointUpscale(io.ComfyNode):
+    """ViewPoint map and UPSCALE_MODEL -> large ERP."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return node_schema(
+            node_id="ViewPointUpscale",
+            search_aliases=["360", "panorama", "4k", "8k", "upscale panorama"],
+            display_name="ViewPoint: upscale map to panorama",
+            category=CATEGORY,
+            description="Upscale a ViewPoint map with any upscale model, without swirls at the poles, into a panorama. "
+            "For stills and short clips: all frames are held in memory, 0.1 GB each at 4K, 0.4 GB at 8K.",
+            inputs=upscale_inputs(),
+            outputs=[io.Image.Output(display_name="erp", tooltip="Equirectangular panorama, width = 2 x height.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, viewpoint: Tensor, erp_width: int, passes: int, tile_size: int, upscale_model: Any = None
+    ) -> io.NodeOutput:
+        """Check, then fill one large IMAGE frame by frame."""
+        frames = image_to_frames(viewpoint, "viewpoint")
+        plan = plan_upscale(frames, upscale_model, erp_width, passes, tile_size)
+        check_room(len(frames), plan.width)
+        image = torch.empty(len(frames), plan.width // 2, plan.width, 3)
+        progress = progress_bar(len(frames) * len(FACES))
+        with closing(upscaled_frames(frames, plan, progress)) as panoramas:
+            for target, panorama in zip(image, panoramas, strict=True):
+                target.copy_(panorama.movedim(0, -1))
+        return io.NodeOutput(image)
+
+
+class ViewPointUpscaleSave360Video(io.ComfyNode):
+    """ViewPoint map, UPSCALE_MODEL and AUDIO -> MP4 file."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return node_schema(
+            node_id="ViewPointUpscaleSave360Video",
+            search_aliases=["360", "vr video", "4k", "8k", "upscale panorama", "save mp4"],
+            display_name="ViewPoint: upscale and save 360 video",
+            category=CATEGORY,
+            description="Upscale a ViewPoint map video, without swirls at the poles, straight into a 4K or 8K MP4 "
+            "marked as 360 degrees. Holds one panorama at a time.",
+            inputs=[*upscale_inputs(), prefix_input("video/ViewPoint360_upscaled"), *encoding_inputs()],
+            outputs=[],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        viewpoint: Tensor,
+        erp_width: int,
+        passes: int,
+        tile_size: int,
+        filename_prefix: str,
+        fps: float,
+        codec: str,
+        crf: int,
+        upscale_model: Any = None,
+        audio: Any = None,
+    ) -> io.NodeOutput:
+        """Check, then upscale, encode and drop frame by frame."""
+        check_choice(codec, CODECS, "codec")
+        frames, rate = image_to_frames(viewpoint, "viewpoint"), frame_rate(fps)
+        plan = plan_upscale(frames, upscale_model, erp_width, passes, tile_size)
+        progress = progress_bar(len(frames) * (len(FACES) + 1))
+        metadata = workflow_metadata(cls.hidden)
+        with closing(upscaled_frames(frames, plan, progress)) as panoramas:
+            stream = FrameStream(panoramas, (len(frames), 3, plan.width // 2, plan.width))
+            return save_video(stream, filename_prefix, rate, codec, crf, audio, metadata, progress)

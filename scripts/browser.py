@@ -1,0 +1,70 @@
+"""Provides a Chromium for the browser tests and prints its path.
+
+CHROMIUM names one to use; without it, one on PATH is taken; without that, root on Debian installs one.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+
+NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
+INSTALL = (("update",), ("install", "--yes", "--no-install-recommends", "chromium"))
+
+
+class BrowserError(Exception):
+    """A reason for the user why no Chromium can be provided."""
+
+
+def found_browser() -> str | None:
+    return next((path for path in map(shutil.which, NAMES) if path), None)
+
+
+def chosen_browser(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        raise BrowserError(f"CHROMIUM is {name}, which is no program")
+    return path
+
+
+def can_install() -> bool:
+    return shutil.which("apt-get") is not None and hasattr(os, "geteuid") and os.geteuid() == 0
+
+
+def install_browser() -> str:
+    print("Installing Chromium by apt-get ...", file=sys.stderr)
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for arguments in INSTALL:
+        subprocess.run(["apt-get", "--quiet", *arguments], env=environment, stdout=sys.stderr, check=False)
+    path = found_browser()
+    if path is None:
+        raise BrowserError("apt-get could not install the package chromium; install Chromium, or set CHROMIUM")
+    return path
+
+
+def provide_browser() -> str:
+    name = os.environ.get("CHROMIUM", "")
+    if name:
+        return chosen_browser(name)
+    path = found_browser()
+    if path is not None:
+        return path
+    if not can_install():
+        raise BrowserError(
+            "the browser tests need Chromium or Chrome on PATH, or its path in CHROMIUM "
+            "(Debian: sudo apt-get install chromium)"
+        )
+    return install_browser()
+
+
+def main() -> int:
+    try:
+        print(provide_browser())
+    except BrowserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""The camera and compose nodes as the host calls them: python cameras.py HOST PACK, as in checks.py."""
+
+from checks import expect_error, run_checks, torch
+
+# isort: split
+# found once checks has put the host and the pack on the path
+from pack.nodes import NODES
+from pack.nodes.camera import ViewPointCameraPath, ViewPointCutCameraPath, ViewPointEstimateCamera
+from pack.nodes.compose import ViewPointCompose, ViewPointComposite
+from pack.nodes.projection import ViewPointPlaceView, ViewPointRenderView
+from pack.viewpoint_core.camera_path import CameraPath
+
+ANGLES = {"yaw_deg": 0.0, "pitch_deg": 0.0, "roll_deg": 0.0, "fov_deg": 90.0}
+KEYS = "0: 0 0 0 75\n4: 16 4 -8 75"
+
+
+def world() -> torch.Tensor:
+    """A panorama full of blobs, IMAGE (1, 256, 512, 3)."""
+    noise = torch.rand(1, 3, 64, 128, generator=torch.Generator().manual_seed(0))
+    return torch.nn.functional.interpolate(noise, scale_factor=4, mode="bicubic").clamp(0, 1).movedim(1, -1)
+
+
+def keyed(length: int = 5) -> CameraPath:
+    """The path of KEYS."""
+    return ViewPointCameraPath.execute(KEYS, length, "linear").args[0]
+
+
+def look(path: CameraPath | None, **angles: float) -> torch.Tensor:
+    """Views of the world, IMAGE (T, 180, 240, 3)."""
+    return ViewPointRenderView.execute(world(), 240, 180, "bicubic", path, **{**ANGLES, **angles}).args[0]
+
+
+def check_every_input_has_a_tooltip_and_every_node_a_description() -> None:
+    for node in NODES:
+        schema = node.define_schema()
+        assert schema.description, schema.node_id
+        for slot in [*schema.inputs, *schema.outputs]:
+            assert slot.tooltip, f"{schema.node_id}.{slot.id or slot.display_name}"
+
+
+def check_node_names_are_unique() -> None:
+    names = [node.define_schema().node_id for node in NODES]
+    assert len(set(names)) == len(names)
+
+
+def check_a_clip_placed_by_its_estimate_lies_where_its_camera_looked() -> None:
+    clip = look(keyed())
+    path, confidence, drift, report = ViewPointEstimateCamera.execute(clip, 75.0, False, 0, "stop").args
+    assert confidence > 0.5, report
+    assert drift < 1
+    assert "75.0 degrees" in report
+    found, masks = ViewPointPlaceView.execute(clip, 128, 0, "bicubic", path, **ANGLES).args
+    true, true_masks = ViewPointPlaceView.execute(clip, 128, 0, "bicubic", keyed(), **ANGLES).args
+    assert found.shape == (5, 128, 128, 3)
+    assert masks.shape == (5, 128, 128)
+    assert not torch.equal(masks[0], masks[4])
+    assert float((found - true)[(masks == 1) & (true_masks == 1)].abs().mean()) < 0.01
+
+
+def check_without_a_path_nodes_do_what_they_did() -> None:
+    clip = look(None, yaw_deg=20.0)
+    assert clip.shape == (1, 180, 240, 3)
+    still = ViewPointCameraPath.execute("0: 20 0 0 90", 1, "smooth").args[0]
+    assert torch.equal(look(still), clip)
+    placed = [
+        ViewPointPlaceView.execute(
+            clip, 128, 5, "bicubic", yaw_deg=20.0, pitch_deg=0.0, roll_deg=0.0, fov_deg=90.0
+        ).args,
+        ViewPointPlaceView.execute(clip, 128, 5, "bicubic", still, **ANGLES).args,
+    ]
+    assert placed[0][0].shape == (5, 128, 128, 3)
+    assert all(torch.equal(one, other) for one, other in zip(*placed, strict=True))
+
+
+def check_the_angles_turn_a_path() -> None:
+    assert float((look(keyed(), yaw_deg=30.0)[0] - look(None, yaw_deg=30.0, fov_deg=75.0)[0]).abs().max()) < 1e-4
+
+
+def check_a_path_is_cut_and_held_when_asked() -> None:
+    assert len(ViewPointCutCameraPath.execute(keyed(), 1, 3, False).args[0]) == 3
+    assert len(ViewPointCutCameraPath.execute(keyed(), 1, 9, True).args[0]) == 9
+    expect_error(lambda: ViewPointCutCameraPath.execute(keyed(), 1, 9, False), "of a camera path of 5 frames")
+    expect_error(lambda: ViewPointCutCameraPath.execute(keyed(), 7, 2, True), "of a camera path of 5 frames")
+
+
+def check_two_clips_lie_on_one_map() -> None:
+    left, right = look(None, yaw_deg=-30.0), look(None, yaw_deg=30.0)
+    lower = ViewPointPlaceView.execute(left, 128, 0, "bicubic", **{**ANGLES, "yaw_deg": -30.0}).args
+    upper = ViewPointPlaceView.execute(right, 128, 0, "bicubic", **{**ANGLES, "yaw_deg": 30.0}).args
+    maps, known = ViewPointCompose.execute(lower[0], lower[1], upper[0], upper[1], 4.0).args
+    assert maps.shape == (1, 128, 128, 3)
+    assert torch.equal(known, torch.maximum(lower[1], upper[1]))
+    expect_error(
+        lambda: ViewPointCompose.execute(
+            lower[0], lower[1], upper[0].repeat(2, 1, 1, 1), upper[1].repeat(2, 1, 1), 4.0
+        ),
+        "expected maps of one size and length",
+    )
+    expect_error(lambda: ViewPointCompose.execute(lower[0], lower[1][:, :64], upper[0], upper[1], 4.0), "lower_mask")
+
+
+def check_the_clip_lies_sharp_over_the_panorama() -> None:
+    clip, erp = look(keyed()), world().repeat(5, 1, 1, 1)
+    dull = 0.5 * erp + 0.2
+    out, weight = ViewPointComposite.execute(dull, clip, 3.0, "panorama to clip", "bicubic", keyed(), **ANGLES).args
+    assert out.shape == erp.shape
+    assert weight.shape == erp.shape[:3]
+    assert float((out - erp).abs().mean()) < 0.02 < float((dull - erp).abs().mean())
+    expect_error(
+        lambda: ViewPointComposite.execute(erp[:2], clip, 3.0, "off", "bicubic", keyed(), **ANGLES), "expected as many"
+    )
+
+
+def check_a_flat_clip_is_refused_or_held() -> None:
+    flat = torch.full((3, 64, 96, 3), 0.5)
+    expect_error(lambda: ViewPointEstimateCamera.execute(flat, 75.0, False, 0, "stop"), "cannot be told")
+    path, confidence, drift, report = ViewPointEstimateCamera.execute(flat, 75.0, False, 0, "hold").args
+    assert len(path) == 3
+    assert confidence == 0
+    assert drift == -1
+    assert "too little to follow" in report
+
+
+if __name__ == "__main__":
+    run_checks(dict(globals()))

@@ -1,0 +1,106 @@
+"""Upscale models on the host's own memory management: python upscalers.py HOST PACK, as in checks.py."""
+
+import json
+
+from checks import expect_error, outcome, pack, torch
+
+# isort: split
+# found once checks has put the host and the pack on the path
+import sys
+
+import comfy.model_management
+import pack.nodes.host as pack_host
+import pack.nodes.upscale as upscale_nodes
+from comfy_extras.nodes_upscale_model import ImageUpscaleWithModel
+from spandrel import ModelLoader
+
+sys.path.append(str(pack))
+from scripts.tiny_upscaler import upscaler_weights
+
+
+def upscaler(scale: int = 2, features: int = 6) -> ModelLoader:
+    """An UPSCALE_MODEL as UpscaleModelLoader gives it."""
+    return ModelLoader().load_from_state_dict(upscaler_weights(scale, features))
+
+
+def picture(side: int = 200) -> torch.Tensor:
+    """A seeded picture (3, side, side)."""
+    return torch.rand(3, side, side, generator=torch.Generator().manual_seed(1))
+
+
+def check_a_picture_comes_out_as_from_the_hosts_own_node() -> None:
+    model, given = upscaler(), picture(700)
+    expected = ImageUpscaleWithModel.execute(model, given.movedim(0, -1)[None]).result[0][0].movedim(-1, 0)
+    with torch.no_grad(), pack_host.loaded_upscaler(model, 512, 0) as (run, device):
+        found = run(given)
+    assert device.type == "cpu"
+    assert torch.equal(found.clamp(0, 1), expected)
+
+
+def check_half_precision_models_get_what_they_take() -> None:
+    with torch.no_grad():
+        with pack_host.loaded_upscaler(upscaler(), 512, 0) as (run, _):
+            expected = run(picture())
+        for dtype, error in ((torch.float16, 5e-3), (torch.bfloat16, 4e-2)):
+            model = upscaler()
+            model.model.to(dtype)
+            with pack_host.loaded_upscaler(model, 512, 0) as (run, _):
+                found = run(picture())
+            assert found.dtype == torch.float32
+            assert float((found - expected).abs().max()) < error
+
+
+def check_tiles_shrink_where_memory_runs_out() -> None:
+    model, seen = upscaler(), []
+    call = model._call_fn
+
+    def small_only(network: torch.nn.Module, part: torch.Tensor) -> torch.Tensor:
+        seen.append(part.shape[-1])
+        if part.shape[-1] > 150:
+            raise comfy.model_management.OOM_EXCEPTION("out of memory")
+        return call(network, part)
+
+    model._call_fn = small_only
+    with torch.no_grad(), pack_host.loaded_upscaler(model, 512, 0) as (run, _):
+        assert run(picture(400)).shape == (3, 800, 800)
+    assert seen[:3] == [400, 256, 128]
+
+
+def check_memory_that_is_never_enough_is_an_error() -> None:
+    model = upscaler()
+
+    def never(network: torch.nn.Module, part: torch.Tensor) -> torch.Tensor:
+        raise comfy.model_management.OOM_EXCEPTION("out of memory")
+
+    model._call_fn = never
+    try:
+        with pack_host.loaded_upscaler(model, 512, 0) as (run, _):
+            run(picture(400))
+    except comfy.model_management.OOM_EXCEPTION:
+        return
+    raise AssertionError("no error")
+
+
+def check_a_model_of_other_channels_is_refused() -> None:
+    model = upscaler()
+    model.input_channels = 1
+    frames = torch.zeros(1, 3, 64, 64)
+    expect_error(lambda: upscale_nodes.plan_upscale(frames, model, 4096, 1, 512), "takes 1 channel(s) and gives 3")
+
+
+def check_a_model_that_makes_nan_is_named() -> None:
+    model = upscaler()
+    with torch.no_grad():
+        next(model.model.parameters()).fill_(torch.nan)
+    image = torch.full((1, 64, 64, 3), 0.5)
+    expect_error(lambda: upscale_nodes.ViewPointUpscale.execute(image, 256, 1, 512, model), "upscale model made")
+
+
+def check_a_video_beyond_memory_is_refused_before_work() -> None:
+    image = torch.full((1, 64, 64, 3), 0.5).expand(100_000, -1, -1, -1)
+    expect_error(lambda: upscale_nodes.ViewPointUpscale.execute(image, 16384, 1, 512), "holds one at a time")
+
+
+if __name__ == "__main__":
+    checks = {name: check for name, check in list(globals().items()) if name.startswith("check_")}
+    print("RESULT " + json.dumps({name: outcome(check) for name, check in checks.items()}))

@@ -1,0 +1,525 @@
+"""A real Chromium on the real ComfyUI with the pack: shipped workflows, and what people do with the viewer."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from playwright.sync_api import expect, sync_playwright
+
+from scripts.browser import provide_browser
+from scripts.comfy_server import ComfyServer, make_base_directory
+from scripts.host import provide_host
+from tests.browser_graph import ANGLES, HOLDERS, LOAD, LOST, RESULT, SHRINK, image, target, viewer, viewer_alone
+from tests.browser_inputs import (
+    CLIP_FPS,
+    CLIP_FRAMES,
+    EMBEDDINGS,
+    LENGTH,
+    MAP,
+    colours,
+    sample_erp,
+    write_damaged,
+    write_inputs,
+)
+from tests.browser_page import FLAGS, TIMEOUT_MS, WINDOW, ComfyPage, ViewerOnPage, prepare_user
+from viewpoint_core.camera import view_directions
+from viewpoint_core.viewpoint_map import erp_to_viewpoint, viewpoint_to_erp
+from viewpoint_core.views import render_view
+
+pytestmark = [pytest.mark.host, pytest.mark.browser]
+REPO = Path(__file__).parents[1]
+WORKFLOWS = sorted(path.stem for path in (REPO / "workflows").glob("*.json"))
+GENERATING = ("text_to_360", "image_to_360", "video_to_360")
+CORNER = 6
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
+    """A server with tiny models and inputs."""
+    base = make_base_directory(tmp_path_factory.mktemp("comfy"))
+    prepare_user(base)
+    write_inputs(base)
+    with ComfyServer(provide_host(), base, flags=("--cpu",)) as running:
+        write_damaged(base)  # now, since the host empties its temp folder on its start
+        yield running
+
+
+@pytest.fixture(scope="module")
+def opened(server: ComfyServer) -> Iterator[ComfyPage]:
+    """One page for all tests."""
+    expect.set_options(timeout=TIMEOUT_MS)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=provide_browser(), args=FLAGS)
+        page = ComfyPage(browser.new_page(viewport=WINDOW), server)
+        page.open()
+        yield page
+        browser.close()
+
+
+@pytest.fixture
+def comfy(opened: ComfyPage) -> Iterator[ComfyPage]:
+    """The page, which must not report an error while a test runs."""
+    yield opened
+    opened.evaluate("app.graph.clear()")
+    assert opened.take_errors() == []
+
+
+@pytest.fixture(params=[False, True], ids=["classic", "new"])
+def new_nodes(request: pytest.FixtureRequest, comfy: ComfyPage) -> Iterator[bool]:
+    """The classic or the new rendering of nodes."""
+    comfy.set_new_nodes(request.param)
+    yield request.param
+    comfy.set_new_nodes(False)
+
+
+def show(comfy: ComfyPage, name: str, projection: str = "erp", **others: dict[str, Any]) -> ViewerOnPage:
+    """Run a graph that shows a picture; its viewer."""
+    comfy.build(load=image(name), view=viewer(["load", 0], projection), **others)
+    comfy.run()
+    shown = comfy.viewer()
+    shown.wait_for_picture()
+    return shown
+
+
+def expected_colours(shape: tuple[int, ...], view: tuple[float, float, float]) -> np.ndarray:
+    """What a view of the known colours looks like, (h, w, 3) in [0, 255]."""
+    yaw, pitch, fov = view
+    rays = view_directions(*shape[:2], yaw_deg=yaw, pitch_deg=pitch, fov_deg=fov)
+    return (colours(rays) * 255).numpy()
+
+
+def assert_shows_the_view(shown: ViewerOnPage) -> None:
+    """Every pixel of the screen, but for its round corners, has the colour of the direction that it must show."""
+    pixels = shown.pixels()
+    difference = np.abs(pixels - expected_colours(pixels.shape, shown.view()))[CORNER:-CORNER, CORNER:-CORNER]
+    assert difference.mean() < 1.5
+    assert difference.max() < 8
+
+
+# The page and the shipped workflows
+
+
+def test_the_page_opens_without_an_error_and_knows_the_viewer(comfy: ComfyPage) -> None:
+    assert comfy.evaluate("!!LiteGraph.registered_node_types.ViewPointPreview360")
+    assert comfy.evaluate("app.extensions.some((extension) => extension.name === 'ViewPoint.Preview360')")
+    comfy.screenshot("page")
+
+
+def test_a_workflow_opens_from_the_template_browser_and_runs(comfy: ComfyPage) -> None:
+    page = comfy.page
+    page.locator(".templates-tab-button").click()
+    page.get_by_text("viewpoint", exact=True).last.click()
+    page.get_by_test_id("template-workflow-erp_roundtrip").click()
+    page.wait_for_function("app.graph.nodes.some((node) => node.type === 'ViewPointFromERP')")
+    page.locator(".p-dialog").wait_for(state="detached")
+    comfy.screenshot("template")
+    comfy.run()
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_a_shipped_workflow_loads_without_a_message(comfy: ComfyPage, name: str) -> None:
+    assert comfy.evaluate(LOAD, name) == []
+    comfy.page.wait_for_timeout(300)
+    assert comfy.messages() == []
+
+
+@pytest.mark.parametrize("name", GENERATING)
+def test_a_shipped_workflow_runs_from_the_page(comfy: ComfyPage, server: ComfyServer, name: str) -> None:
+    comfy.evaluate(LOAD, name)
+    comfy.evaluate(SHRINK, [*EMBEDDINGS, LENGTH])
+    before = set((server.base / "output").rglob("*.mp4"))
+    comfy.run(timeout_ms=180_000)
+    assert set((server.base / "output").rglob("*.mp4")) - before
+
+
+# Looking around
+
+
+@pytest.mark.parametrize("projection", ["erp", "viewpoint"])
+def test_dragging_turns_the_view_as_it_should(comfy: ComfyPage, new_nodes: bool, projection: str) -> None:
+    shown = show(comfy, "colours_erp.png" if projection == "erp" else "colours_map.png", projection)
+    assert shown.view() == (0, 0, 90)
+    assert_shows_the_view(shown)
+    shown.drag(-90, 60)  # what lies to the right and above comes into view
+    yaw, pitch, _ = shown.view()
+    assert yaw == pytest.approx(25, abs=2)
+    assert pitch == pytest.approx(16.5, abs=2)
+    assert_shows_the_view(shown)
+    comfy.screenshot(f"dragged_{projection}_{'new' if new_nodes else 'classic'}")
+
+
+@pytest.mark.parametrize("projection", ["erp", "viewpoint"])
+def test_no_seam_at_the_back_and_at_the_poles(comfy: ComfyPage, projection: str) -> None:
+    shown = show(comfy, "colours_erp.png" if projection == "erp" else "colours_map.png", projection)
+    for _ in range(24):
+        shown.root.press("ArrowRight")
+    shown.settle()
+    assert shown.view() == (-180, 0, 90)
+    assert_shows_the_view(shown)
+    for pitch, key in ((90, "ArrowUp"), (-90, "ArrowDown")):
+        for _ in range(26):
+            shown.root.press(key)
+        shown.settle()
+        assert shown.view()[1] == pitch
+        assert_shows_the_view(shown)
+    shown.press("r", "+", "+", "+", "+", "+", "+")
+    assert shown.view()[2] < 50
+    assert_shows_the_view(shown)
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / ((a.astype(float) - b.astype(float)) ** 2).mean()))
+
+
+def test_a_photographic_panorama_and_map_look_as_the_core_renders_them(comfy: ComfyPage) -> None:
+    erp = sample_erp().movedim(-1, 0)
+    folded = erp_to_viewpoint(erp, MAP)
+    sources = {
+        ("sample_erp.png", "erp"): erp,
+        ("sample_map.png", "viewpoint"): viewpoint_to_erp(folded, 1024, interpolation="bilinear"),
+    }
+    for (name, projection), panorama in sources.items():
+        shown = show(comfy, name, projection)
+        for keys in ([], ["ArrowUp"] * 8, ["ArrowDown"] * 14 + ["ArrowLeft"] * 5):
+            shown.press("r", *keys)
+            pixels = shown.pixels()
+            yaw, pitch, fov = shown.view()
+            view = render_view(
+                panorama, *pixels.shape[:2], yaw_deg=yaw, pitch_deg=pitch, fov_deg=fov, interpolation="bilinear"
+            )
+            assert psnr(pixels, view.movedim(0, -1).clamp(0, 1).numpy() * 255) > 33, (projection, yaw, pitch)
+
+
+def test_the_wheel_zooms_only_a_viewer_that_has_the_focus(comfy: ComfyPage, new_nodes: bool) -> None:
+    shown = show(comfy, "colours_erp.png")
+    scale = "app.canvas.ds.scale"
+    before = comfy.evaluate(scale)
+    shown.drag(0, 0)
+    for _ in range(3):
+        comfy.page.mouse.wheel(0, -100)
+    comfy.page.wait_for_function("parseFloat(document.querySelector('.vp360-fov-text').textContent) < 75")
+    assert comfy.evaluate(scale) == before
+    assert_shows_the_view(shown)
+    fov = shown.view()[2]
+    comfy.page.keyboard.press("Escape")
+    comfy.page.mouse.wheel(0, -100)
+    comfy.page.wait_for_function(f"{scale} > {before}")
+    assert shown.view()[2] == fov
+
+
+def test_two_fingers_zoom_and_one_turns(comfy: ComfyPage) -> None:
+    shown = show(comfy, "colours_erp.png")
+    box = shown.stage.bounding_box()
+    assert box
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    touch = comfy.page.context.new_cdp_session(comfy.page)
+
+    def send(kind: str, *points: tuple[float, float]) -> None:
+        places = [{"x": px, "y": py, "id": index} for index, (px, py) in enumerate(points)]
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": places})
+
+    send("touchStart", (x, y))
+    send("touchMove", (x - 40, y))
+    send("touchEnd")
+    shown.settle()
+    assert shown.view()[0] == pytest.approx(11, abs=2)
+    send("touchStart", (x - 40, y), (x + 40, y))
+    send("touchMove", (x - 80, y), (x + 80, y))
+    send("touchEnd")
+    shown.settle()
+    assert shown.view()[2] == pytest.approx(53.1, abs=0.5)  # twice as large
+    assert_shows_the_view(shown)
+
+
+def test_the_grid_shows_the_faces_and_the_view_fills_the_screen(comfy: ComfyPage) -> None:
+    shown = show(comfy, "sample_erp.png")
+    plain = shown.pixels()
+    shown.press("g", "ArrowRight", "ArrowUp")
+    comfy.screenshot("grid")
+    shown.press("r")
+    drawn = shown.pixels().astype(int)
+    changed = np.abs(drawn - plain.astype(int)).sum(-1) > 30
+    orange = (drawn[..., 0] > 180) & (drawn[..., 2] < 100) & (drawn[..., 0] - drawn[..., 2] > 100)
+    assert 0.005 < changed.mean() < 0.2
+    assert orange[:, :4].any(axis=1).mean() > 0.8  # at 90 degrees the front face's edges lie on the screen's
+    shown.press("f")
+    comfy.page.wait_for_function("document.fullscreenElement?.classList.contains('vp360')")
+    comfy.page.wait_for_function(f"document.querySelector('.vp360 canvas').width >= {WINDOW['width']}")
+    comfy.screenshot("fullscreen")
+    comfy.evaluate("document.exitFullscreen()")
+    comfy.page.wait_for_function("!document.fullscreenElement")
+
+
+# Videos
+
+
+def clip_time(comfy: ComfyPage, number: int = 0) -> float:
+    """Where a viewer's clip is, as its toolbar says, in seconds."""
+    return float(comfy.page.locator(".vp360-time").nth(number).inner_text().split("/")[0])
+
+
+def test_a_video_plays_stops_and_is_scrubbed(comfy: ComfyPage) -> None:
+    video = {"type": "LoadVideo", "pos": [60, 100], "inputs": {"file": "clip.mp4"}}
+    comfy.build(load=video, view=viewer(["load", 0]))
+    comfy.run()
+    shown = comfy.viewer()
+    shown.wait_for_picture()
+    moments = []
+    for _ in range(8):
+        moments.append((clip_time(comfy), shown.pixels().mean()))
+        comfy.page.wait_for_timeout(200)
+    for passed in zip(*moments, strict=True):
+        assert len(set(passed)) >= 3  # times and pictures
+    shown.press(" ")
+    expect(shown.root.locator(".vp360-play")).to_have_attribute("data-icon", "play")
+    comfy.page.wait_for_timeout(200)
+    stopped, still = clip_time(comfy), shown.pixels()
+    comfy.page.wait_for_timeout(400)
+    assert clip_time(comfy) == stopped
+    np.testing.assert_array_equal(shown.pixels(), still)
+    for seconds in (0.1, 2.6):
+        shown.root.locator(".vp360-scrub").fill(str(seconds))
+        comfy.page.wait_for_function(f"parseFloat(document.querySelector('.vp360-time').textContent) === {seconds}")
+        comfy.page.wait_for_timeout(150)
+        expected = 10 + 9 * int(seconds * CLIP_FPS)
+        assert shown.pixels().mean() == pytest.approx(expected, abs=6)
+    expect(shown.root.locator(".vp360-muted")).to_be_visible()  # the clip has sound
+    comfy.screenshot("video")
+
+
+def test_frames_play_at_their_rate_and_are_streamed_by_ranges(comfy: ComfyPage) -> None:
+    video = {"type": "LoadVideo", "pos": [60, 100], "inputs": {"file": "clip.mp4"}}
+    parts = {"type": "GetVideoComponents", "pos": [60, 300], "inputs": {"video": ["load", 0]}}
+    view = viewer(["parts", 0])
+    view["inputs"]["fps"] = 4.0
+    statuses: list[int] = []
+    comfy.page.on("response", lambda answer: "/view?" in answer.url and statuses.append(answer.status))
+    comfy.build(load=video, parts=parts, view=view)
+    comfy.run()
+    comfy.viewer().wait_for_picture()
+    total = comfy.viewer().root.locator(".vp360-time")
+    expect(total).to_contain_text(f"/ {CLIP_FRAMES / 4:.1f} s")
+    expect(comfy.viewer().root.locator(".vp360-muted")).to_be_hidden()
+    assert 206 in statuses
+
+
+# Several viewers, and their end
+
+
+def four_viewers() -> dict[str, dict[str, Any]]:
+    """Two pictures, a map and a clip."""
+    size = {"size": [320, 400]}
+    return {
+        "load": image("sample_erp.png"),
+        "map": image("sample_map.png", pos=[60, 480]),
+        "clip": {"type": "LoadVideo", "pos": [60, 800], "inputs": {"file": "clip.mp4"}},
+        "one": viewer(["load", 0], pos=[420, 60], **size),
+        "two": viewer(["map", 0], "viewpoint", pos=[780, 60], **size),
+        "three": viewer(["load", 0], pos=[420, 480], **size),
+        "four": viewer(["clip", 0], pos=[780, 480], **size),
+    }
+
+
+def test_four_viewers_work_at_once_and_leave_nothing_when_deleted(comfy: ComfyPage) -> None:
+    comfy.build(**four_viewers())
+    comfy.run()
+    for number in range(4):
+        comfy.viewer(number).wait_for_picture()
+    comfy.viewer(0).drag(-50, 0)
+    assert [comfy.viewer(number).view()[0] > 0 for number in range(4)] == [True, False, False, False]
+    comfy.screenshot("four_viewers")
+    comfy.evaluate("() => { window.canvases = [...document.querySelectorAll('.vp360 canvas')] }")
+    assert comfy.evaluate(LOST) == [False] * 4
+    assert comfy.evaluate(HOLDERS) == 4
+    comfy.page.locator("#graph-canvas").focus()
+    comfy.evaluate("app.canvas.selectNodes(app.graph.nodes.filter((node) => node.type === 'ViewPointPreview360'))")
+    comfy.page.keyboard.press("Delete")
+    comfy.page.wait_for_function("!document.querySelector('.vp360')")
+    assert comfy.evaluate(LOST) == [True] * 4
+    assert comfy.evaluate(HOLDERS) == 0
+
+
+def wait_for_contexts(comfy: ComfyPage, count: int) -> None:
+    """Wait until the viewers hold that many GL contexts."""
+    for _ in range(100):
+        if comfy.evaluate(HOLDERS) == count:
+            return
+        comfy.page.wait_for_timeout(100)
+    raise AssertionError(f"the viewers hold {comfy.evaluate(HOLDERS)} contexts, not {count}")
+
+
+def test_a_viewer_out_of_sight_gives_its_context_back_and_takes_one_again(comfy: ComfyPage) -> None:
+    shown = show(comfy, "colours_erp.png")
+    assert comfy.evaluate(HOLDERS) == 1
+    comfy.evaluate("() => { app.canvas.ds.offset = [-5000, 0]; app.canvas.setDirty(true, true) }")
+    comfy.evaluate("() => { window.canvases = [...document.querySelectorAll('.vp360 canvas')] }")
+    wait_for_contexts(comfy, 0)
+    assert comfy.evaluate(LOST) == [True]
+    comfy.evaluate("() => { app.canvas.ds.offset = [0, 0]; app.canvas.setDirty(true, true) }")
+    shown.wait_for_picture()
+    wait_for_contexts(comfy, 1)
+    shown.settle()
+    assert_shows_the_view(shown)
+
+
+def test_past_the_limit_the_viewer_used_longest_ago_waits_for_a_click(comfy: ComfyPage) -> None:
+    views = {
+        f"view{number}": viewer(["load", 0], pos=[340 + 350 * (number % 3), 60 + 420 * (number // 3)], size=[330, 400])
+        for number in range(9)
+    }
+    comfy.build(load=image("colours_erp.png"), **views)
+    comfy.evaluate("() => { app.canvas.ds.scale = 0.62; app.canvas.setDirty(true, true) }")
+    comfy.run()
+    waiting = comfy.page.locator(".vp360-message", has_text="Click to go on")
+    expect(waiting).to_have_count(1)
+    assert comfy.evaluate(HOLDERS) == 8
+    comfy.screenshot("nine_viewers")
+    texts = comfy.page.locator(".vp360-message").all_text_contents()
+    parked = comfy.viewer(next(number for number, text in enumerate(texts) if "Click to go on" in text))
+    parked.stage.click()
+    parked.wait_for_picture()
+    expect(waiting).to_have_count(1)  # another one by now
+
+
+def test_a_lost_context_comes_back_with_its_picture(comfy: ComfyPage) -> None:
+    shown = show(comfy, "colours_erp.png")
+    comfy.evaluate(
+        "() => { window.loss = document.querySelector('.vp360 canvas').getContext('webgl2')"
+        ".getExtension('WEBGL_lose_context'); loss.loseContext() }"
+    )
+    expect(shown.message).to_contain_text("graphics driver")
+    comfy.evaluate("loss.restoreContext()")
+    shown.wait_for_picture()
+    assert_shows_the_view(shown)
+
+
+def test_another_run_shows_the_new_picture_in_the_same_viewer(comfy: ComfyPage) -> None:
+    shown = show(comfy, "sample_erp.png")
+    comfy.evaluate("() => { window.canvases = [...document.querySelectorAll('.vp360 canvas')] }")
+    comfy.evaluate("app.graph.nodes.find((node) => node.type === 'LoadImage').widgets[0].value = 'colours_erp.png'")
+    comfy.run()
+    comfy.page.wait_for_function("canvases[0] !== document.querySelector('.vp360 canvas')")
+    shown.wait_for_picture()
+    assert_shows_the_view(shown)
+    assert comfy.evaluate(LOST) == [True]
+
+
+def test_the_picture_is_back_after_undo_and_when_the_workflows_tab_is_chosen_again(comfy: ComfyPage) -> None:
+    show(comfy, "colours_erp.png")
+    comfy.evaluate(
+        "app.loadGraphData(app.graph.serialize(), false, false, app.extensionManager.workflow.activeWorkflow)"
+    )
+    comfy.viewer().wait_for_picture()
+    assert_shows_the_view(comfy.viewer())
+    tab = comfy.page.locator(".workflow-tab").nth(comfy.page.locator(".workflow-tab").count() - 1)
+    comfy.evaluate("app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
+    comfy.page.wait_for_function("!document.querySelector('.vp360')")
+    tab.click()
+    comfy.viewer().wait_for_picture()
+    assert_shows_the_view(comfy.viewer())
+
+
+def test_the_workflow_that_is_saved_holds_nothing_of_the_viewer(comfy: ComfyPage) -> None:
+    show(comfy, "sample_erp.png")
+    saved = comfy.evaluate("app.graph.serialize().nodes.find((node) => node.type === 'ViewPointPreview360')")
+    assert saved["widgets_values"] == ["erp", 16]
+
+
+# Use this view
+
+
+def press_use(shown: ViewerOnPage) -> None:
+    shown.root.get_by_text("Use this view").click()
+
+
+def test_use_this_view_writes_into_the_only_node(comfy: ComfyPage) -> None:
+    load, view = image("colours_erp.png"), viewer(["load", 0])
+    ids = comfy.build(load=load, view=view, look=target("ViewPointRenderView"))
+    comfy.run()
+    shown = comfy.viewer()
+    shown.wait_for_picture()
+    shown.drag(-80, 30)
+    press_use(shown)
+    yaw, pitch, fov = shown.view()
+    assert comfy.evaluate(ANGLES, ids["look"]) == {"yaw_deg": yaw, "pitch_deg": pitch, "roll_deg": 0, "fov_deg": fov}
+    expect(shown.root.locator(".vp360-note")).to_contain_text("View written")
+    comfy.screenshot("use_this_view")
+
+
+def test_use_this_view_asks_which_of_several_and_takes_the_selected(comfy: ComfyPage) -> None:
+    look, place = target("ViewPointRenderView"), target("ViewPointPlaceView", pos=[920, 420])
+    ids = comfy.build(load=image("colours_erp.png"), view=viewer(["load", 0]), look=look, place=place)
+    comfy.run()
+    shown = comfy.viewer()
+    shown.wait_for_picture()
+    shown.press("ArrowRight")
+    press_use(shown)
+    comfy.screenshot("which_node")
+    shown.root.locator(".vp360-item", has_text=f"#{ids['place']}").click()
+    assert comfy.evaluate(ANGLES, ids["place"])["yaw_deg"] == 7.5
+    assert comfy.evaluate(ANGLES, ids["look"])["yaw_deg"] == 0
+    comfy.evaluate("(id) => app.canvas.selectNode(app.graph.getNodeById(id))", ids["look"])
+    shown.press("ArrowRight")
+    press_use(shown)
+    assert comfy.evaluate(ANGLES, ids["look"])["yaw_deg"] == 15
+    assert comfy.evaluate(ANGLES, ids["place"])["yaw_deg"] == 7.5
+
+
+def test_use_this_view_says_when_there_is_no_node(comfy: ComfyPage) -> None:
+    shown = show(comfy, "colours_erp.png")
+    press_use(shown)
+    expect(shown.root.locator(".vp360-note")).to_contain_text("No node to write to")
+
+
+# What cannot be shown
+
+
+@pytest.mark.parametrize(
+    ("name", "media", "message"),
+    [
+        ("damaged.png", "image", "damaged"),
+        ("damaged.mp4", "video", "damaged"),
+        ("missing.png", "image", "gone"),
+        ("missing.mp4", "video", "gone"),
+    ],
+)
+def test_a_file_that_cannot_be_shown_is_named_plainly(
+    comfy: ComfyPage, server: ComfyServer, name: str, media: str, message: str
+) -> None:
+    comfy.build(view=viewer_alone())
+    comfy.evaluate(RESULT, [name, media])
+    expect(comfy.viewer().message).to_contain_text(message)
+    comfy.screenshot(f"cannot_show_{name.replace('.', '_')}")
+    missing = [error for error in comfy.take_errors() if "404" in error]  # the browser itself reports the answer
+    assert bool(missing) == name.startswith("missing")
+
+
+@pytest.mark.parametrize("source", ["picture", "video"])
+def test_without_webgl2_the_picture_is_flat_and_says_so(comfy: ComfyPage, source: str) -> None:
+    video = {"type": "LoadVideo", "pos": [60, 100], "inputs": {"file": "clip.mp4"}}
+    with comfy.without_webgl2():
+        comfy.build(load=image("sample_erp.png") if source == "picture" else video, view=viewer(["load", 0]))
+        comfy.run()
+        shown = comfy.viewer()
+        expect(shown.message).to_contain_text("no WebGL2")
+        expect(shown.root.locator("img" if source == "picture" else "video")).to_be_visible()
+        comfy.page.wait_for_timeout(300)
+        comfy.screenshot(f"no_webgl2_{source}")
+
+
+def test_a_picture_larger_than_a_texture_is_made_smaller(comfy: ComfyPage) -> None:
+    limited = """(side) => {
+      const prototype = WebGL2RenderingContext.prototype
+      window.getParameterBefore = prototype.getParameter
+      prototype.getParameter = function (name) {
+        return name === 0x0d33 ? side : window.getParameterBefore.call(this, name)
+      }
+    }"""
+    comfy.evaluate(limited, 200)
+    try:
+        shown = show(comfy, "colours_erp.png")
+        assert_shows_the_view(shown)
+    finally:
+        comfy.evaluate("() => { WebGL2RenderingContext.prototype.getParameter = window.getParameterBefore }")

@@ -1,0 +1,219 @@
+"""Estimated camera paths against the paths that clips of the sample panorama were taken on."""
+
+import math
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.camera_clips import panorama, shaken, taken, typed, worst_angle
+from viewpoint_core.camera_estimate import estimate_camera
+from viewpoint_core.camera_path import CameraPath, cut_path, still_path
+from viewpoint_core.rotation_fit import Cameras, Points, linearise, parameters, stepped
+from viewpoint_core.views import place_view
+
+LENGTH, FOV = 17, 75
+MAP = 736
+PATHS = {
+    "pan": "0: -20 0 0 75\n16: 25 0 0 75",
+    "tilt": "0: 20 -15 0 75\n16: 25 20 0 75",
+    "roll": "0: 60 0 -20 75\n16: 60 5 30 75",
+    "shake": "0: 100 5 0 75",
+    "zoom": "0: 40 0 0 80\n16: 50 5 0 50",
+}
+
+
+@pytest.fixture(scope="module")
+def erp() -> Tensor:
+    return panorama()
+
+
+def path_of(kind: str, length: int = LENGTH) -> CameraPath:
+    return shaken(typed(PATHS[kind], length), 0.7, seed=list(PATHS).index(kind))
+
+
+@pytest.mark.parametrize("kind", PATHS)
+def test_rotation_is_found_within_a_degree(erp: Tensor, kind: str) -> None:
+    path = path_of(kind)
+    zoom = kind == "zoom"
+    found = estimate_camera(taken(erp, path), float(path.fov_deg[0]), zoom=zoom)
+    assert worst_angle(found.path, path) < 0.5
+    assert worst_angle(still_path(LENGTH), path) > 1.5, "the camera did not move"
+    assert float((found.path.fov_deg - path.fov_deg).abs().max()) < 0.5
+    start = {"yaw_deg": 0, "pitch_deg": 0, "roll_deg": 0, "fov_deg": float(path.fov_deg[0])}
+    assert found.path.camera(0) == pytest.approx(start)
+    assert found.lowest_confidence() > 0.6
+    assert found.unsure == {}
+    assert not found.drift_deg > 1  # nan where no far frames show the same
+
+
+@pytest.mark.parametrize("kind", ["pan", "roll", "zoom"])
+def test_the_field_of_view_is_found_too(erp: Tensor, kind: str) -> None:
+    path = path_of(kind)
+    found = estimate_camera(taken(erp, path), None, zoom=kind == "zoom")
+    assert worst_angle(found.path, path) < 1
+    assert float((found.path.fov_deg - path.fov_deg).abs().max()) < 1.5
+    assert "field of view" in found.report()
+
+
+def test_a_whole_turn_closes(erp: Tensor) -> None:
+    path = typed("0: 0 0 0 90\n10: 120 5 0 90\n20: 240 -5 0 90\n30: 360 0 0 90", 31)
+    found = estimate_camera(taken(erp, path, shutter=0), 90)
+    assert worst_angle(found.path, path) < 1
+    assert worst_angle(cut_path(found.path, 30, 1), cut_path(found.path, 0, 1)) < 0.3
+
+
+def test_the_reference_frame_is_zero(erp: Tensor) -> None:
+    path = path_of("pan")
+    found = estimate_camera(taken(erp, path), FOV, reference=6)
+    assert worst_angle(cut_path(found.path, 6, 1), still_path(1)) < 1e-6
+    assert worst_angle(found.path, path, reference=6) < 0.5
+
+
+def test_what_moves_in_the_picture_does_not_turn_the_camera(erp: Tensor) -> None:
+    path = path_of("shake")
+    clip = taken(erp, path)
+    other = taken(erp, typed("0: 200 0 0 40\n16: 260 10 0 40", LENGTH))
+    clip[:, :, 60:200, 40:160] = other[:, :, 60:200, 40:160]  # a quarter of the picture goes its own way
+    found = estimate_camera(clip, FOV)
+    assert worst_angle(found.path, path) < 0.5
+    assert found.lowest_confidence() > 0.4
+
+
+def placed_tracks(clip: Tensor, path: CameraPath) -> Tensor:
+    """How far points of the first placed frame have moved in the later ones, pixels (n, 2) at a map of 736."""
+    maps, masks = place_view(clip, MAP, path=path)
+    pictures = (maps.mean(1) * 255).byte().numpy()
+    inside = [cv2.erode((mask == 1).byte().numpy(), np.ones((25, 25), np.uint8)) for mask in masks]
+    moved = []
+    for picture, both in zip(pictures[1:], inside[1:], strict=True):
+        points = cv2.goodFeaturesToTrack(pictures[0], 200, 0.02, 6, mask=inside[0] & both)
+        there, found, _ = cv2.calcOpticalFlowPyrLK(pictures[0], picture, points, None, winSize=(15, 15))
+        back, again, _ = cv2.calcOpticalFlowPyrLK(picture, pictures[0], there, None, winSize=(15, 15))
+        sure = (found & again).ravel().astype(bool) & (np.abs(back - points).max(axis=(1, 2)) < 0.5)
+        assert sure.sum() > 25
+        moved.append(torch.from_numpy((there - points)[sure, 0]))
+    return torch.cat(moved)
+
+
+def rms(moved: Tensor) -> float:
+    return float(moved.square().sum(1).mean().sqrt())
+
+
+def test_a_handheld_clip_shows_the_still_world_still(erp: Tensor) -> None:
+    path = shaken(still_path(LENGTH, yaw_deg=30, pitch_deg=5, fov_deg=FOV), 1.2, seed=5)
+    clip = taken(erp, path, height=360, width=480)
+    found = estimate_camera(clip, FOV)
+    some = torch.arange(0, LENGTH, 3)
+    assert rms(placed_tracks(clip[some], found.path.frames(some))) < 0.6
+    assert rms(placed_tracks(clip[some], still_path(len(some), fov_deg=FOV))) > 3, "the clip was still before"
+
+
+# When it cannot tell
+
+
+def cut_clip(erp: Tensor) -> Tensor:
+    """Eight frames, the last three of which show what lies behind."""
+    front = taken(erp, shaken(still_path(5, yaw_deg=30, fov_deg=60), 0.5))
+    return torch.cat([front, taken(erp, shaken(still_path(3, yaw_deg=210, fov_deg=60), 0.5))])
+
+
+def test_flat_clips_are_refused() -> None:
+    noise = 0.02 * torch.randn(5, 3, 120, 160, generator=torch.Generator().manual_seed(0))
+    for clip in (torch.full((5, 3, 120, 160), 0.4), (0.5 + noise).clamp(0, 1)):
+        with pytest.raises(ValueError, match="cannot be told. frame"):
+            estimate_camera(clip, 75)
+
+
+def test_a_scene_cut_is_refused_by_its_frames(erp: Tensor) -> None:
+    with pytest.raises(ValueError, match="frames 5 to 7: not tied to the reference frame .*scene cut"):
+        estimate_camera(cut_clip(erp), 60)
+
+
+def test_hardly_any_overlap_is_refused(erp: Tensor) -> None:
+    path = CameraPath(*(torch.tensor(v).double() for v in ([0, 58, 116], [0] * 3, [0] * 3, [60] * 3)))
+    with pytest.raises(ValueError, match="hardly any overlap"):
+        estimate_camera(taken(erp, path), 60)
+
+
+def test_held_frames_have_no_confidence_and_a_reason(erp: Tensor) -> None:
+    found = estimate_camera(cut_clip(erp), 60, when_unsure="hold")
+    confidence = found.path.confidence
+    assert confidence is not None
+    assert not bool(confidence[5:].any())
+    assert bool((confidence[:5] > 0.5).all())
+    for frame in (5, 6, 7):
+        assert found.path.camera(frame) == pytest.approx(found.path.camera(4))
+    assert "cannot tell: frames 5 to 7: not tied" in found.report()
+    still = estimate_camera(torch.full((4, 3, 64, 96), 0.4), 60, when_unsure="hold")
+    assert worst_angle(still.path, still_path(4)) < 1e-6
+    assert still.lowest_confidence() == 0
+
+
+def test_a_lost_frame_is_held_between_its_neighbours(erp: Tensor) -> None:
+    path = typed("0: 0 0 0 75\n6: 24 0 0 75", 7)
+    clip = taken(erp, path)
+    clip[3] = 0.5
+    found = estimate_camera(clip, 75, when_unsure="hold")
+    assert list(found.unsure) == [3]
+    assert "too little to follow" in found.unsure[3]
+    assert worst_angle(found.path, path) < 1
+
+
+def test_the_field_of_view_of_a_still_camera_cannot_be_told(erp: Tensor) -> None:
+    clip = taken(erp, still_path(5, yaw_deg=30, fov_deg=75))
+    with pytest.raises(ValueError, match="field of view cannot be told.*Give fov_deg"):
+        estimate_camera(clip)
+    found = estimate_camera(clip, 75)
+    assert worst_angle(found.path, still_path(5)) < 0.1
+    assert found.lowest_confidence() > 0.6
+
+
+def test_other_bad_input_is_refused() -> None:
+    clip = torch.zeros(4, 3, 32, 32)
+    with pytest.raises(ValueError, match="the clip has 1 frame"):
+        estimate_camera(clip[:1], 75)
+    with pytest.raises(ValueError, match="between 0 and 180"):
+        estimate_camera(clip, 180)
+    with pytest.raises(ValueError, match="reference frame is 4; expected 0 to 3"):
+        estimate_camera(clip, 75, reference=4)
+    with pytest.raises(ValueError, match="when_unsure is 'guess'"):
+        estimate_camera(clip, 75, when_unsure="guess")
+    with pytest.raises(ValueError, match="expected RGB frames"):
+        estimate_camera(clip[:, :1], 75)
+
+
+def test_without_opencv_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(RuntimeError, match="pip install opencv-python"):
+        estimate_camera(torch.zeros(4, 3, 32, 32), 75)
+
+
+# The fit
+
+
+def test_the_jacobian_is_the_derivative() -> None:
+    generator = torch.Generator().manual_seed(0)
+    path = typed("0: 0 0 0 75\n2: 20 10 -15 75", 3)
+    cameras = Cameras(path.rotations(), torch.tensor([5.3, 5.5, 5.4]).double())
+    at = [150 * torch.randn(20, 2, generator=generator, dtype=torch.float64) for _ in range(2)]
+    points = Points(torch.tensor([0, 1] * 10), torch.tensor([1, 2] * 10), *at)
+    place, size = parameters(3, 0, "free")
+    residual, jacobian = linearise(cameras, points)
+    columns = torch.cat([place[points.i, :3], place[points.j, :3], place[points.i, 3:], place[points.j, 3:]], dim=1)
+    for unknown in range(size):
+        step = torch.zeros(size, dtype=torch.float64)
+        step[unknown] = 1e-6
+        moved = (linearise(stepped(cameras, step, place), points)[0] - residual) / 1e-6
+        expected = (jacobian * (columns == unknown)[:, None]).sum(-1)
+        assert float((moved - expected).abs().max()) < 1e-4 * max(1, float(expected.abs().max()))
+
+
+def test_the_same_clip_gives_the_same_path(erp: Tensor) -> None:
+    clip = taken(erp, shaken(still_path(4, fov_deg=75), 1))
+    first, second = (estimate_camera(clip, 75) for _ in range(2))
+    assert torch.equal(first.path.yaw_deg, second.path.yaw_deg)
+    assert not math.isnan(first.chained_drift_deg)

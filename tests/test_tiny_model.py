@@ -1,0 +1,122 @@
+"""The tiny model that ships with the pack: its files, and its workflows on the real server as a new user runs them."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from scripts.comfy_server import ComfyServer, make_base_directory
+from scripts.demo import EXAMPLES, demo_workflow
+from scripts.host import provide_host
+from scripts.train_tiny import DIT_FILE, VAE_FILE
+from scripts.workflow_edit import nodes_of, with_inputs
+from viewpoint_core.checkpoint import read_checkpoint, schedule_from_metadata
+from viewpoint_core.evaluation.fills import fills
+from viewpoint_core.evaluation.scores import REST, VIEW, panorama_scores
+from viewpoint_core.evaluation.seams import seam_ratios, seam_steps
+from viewpoint_core.training.synthetic import draw_scene, render_erp
+from viewpoint_core.views import render_view
+
+REPO = Path(__file__).parents[1]
+ASSETS = REPO / "workflows" / "assets"
+LIMIT = 48 * 2**20
+SEED = 1_000_003  # of a held-out scene
+WIDTH, LENGTH = 384, 9
+Workflow = dict[str, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
+    """A server without any model of its own."""
+    with ComfyServer(
+        provide_host(), make_base_directory(tmp_path_factory.mktemp("comfy")), flags=("--cpu",)
+    ) as running:
+        for asset in ("sample_clip.mp4", "sample_photo.png"):
+            running.client.upload_file(ASSETS / asset)
+        yield running
+
+
+def test_both_files_together_are_small_and_say_what_they_are() -> None:
+    assert DIT_FILE.stat().st_size + VAE_FILE.stat().st_size < LIMIT
+    stored, metadata = read_checkpoint(DIT_FILE)
+    assert stored["patch_embedding.weight"].shape[1] == 33
+    assert schedule_from_metadata(metadata) == "1,3,5,7"
+
+
+@pytest.mark.host
+def test_the_hosts_loaders_list_the_models_that_come_with_the_pack(server: ComfyServer) -> None:
+    info = server.client.get("/object_info")
+    assert DIT_FILE.name in info["UNETLoader"]["input"]["required"]["unet_name"][0]
+    assert VAE_FILE.name in info["VAELoader"]["input"]["required"]["vae_name"][0]
+
+
+def short(workflow: Workflow, length: int, seed: int = 0) -> Workflow:
+    """A tiny workflow of so many frames, its panorama saved losslessly beside its video."""
+    (erp,) = nodes_of(workflow, "ViewPointToERP")
+    workflow = with_inputs(workflow, {"ViewPointConditioning": {"length": length}, "ViewPointSampler": {"seed": seed}})
+    save = {"images": [erp, 0], "filename_prefix": "frames/erp"}
+    return {**workflow, "frames": {"class_type": "SaveImage", "inputs": save}}
+
+
+def panorama(server: ComfyServer, workflow: Workflow) -> np.ndarray:
+    """Frames (T, H, W, 3) that a workflow makes."""
+    files = server.client.outputs(server.client.run(workflow), "frames")
+    return np.stack([cv2.imread(str(file)) for file in files])
+
+
+@pytest.fixture(scope="module")
+def photo_panorama(server: ComfyServer) -> np.ndarray:
+    """What the image workflow makes, five frames."""
+    workflow = with_inputs(demo_workflow(EXAMPLES[1], 0), {"ViewPointPlaceView": {"length": 5}})
+    return panorama(server, short(workflow, 5))
+
+
+@pytest.mark.host
+def test_the_image_workflow_runs_as_it_is_and_one_seed_makes_one_panorama(
+    server: ComfyServer, photo_panorama: np.ndarray
+) -> None:
+    workflow = with_inputs(demo_workflow(EXAMPLES[1], 0), {"ViewPointPlaceView": {"length": 5}})
+    assert np.array_equal(panorama(server, short(workflow, 5)), photo_panorama)
+    assert not np.array_equal(panorama(server, short(workflow, 5, seed=1)), photo_panorama)
+    assert photo_panorama.shape == (5, 192, 384, 3)
+
+
+@pytest.mark.host
+def test_the_photo_shows_in_the_panorama_that_is_made_of_it(photo_panorama: np.ndarray) -> None:
+    erp = torch.from_numpy(photo_panorama[0][..., ::-1].copy()).movedim(-1, 0).float() / 255
+    seen = render_view(erp, 64, 64)
+    photo = cv2.resize(cv2.imread(str(ASSETS / "sample_photo.png"))[..., ::-1], (64, 64), interpolation=cv2.INTER_AREA)
+    error = (seen - torch.from_numpy(photo.copy()).movedim(-1, 0) / 255).square().mean()
+    assert -10 * float(error.log10()) > 18
+
+
+@pytest.mark.host
+def test_a_scene_it_never_saw_gets_surroundings_that_beat_every_fill(server: ComfyServer, tmp_path: Path) -> None:
+    """One scene of the 64 in docs/tiny-model.md, through the real server."""
+    true = render_erp(draw_scene(SEED), WIDTH, LENGTH)
+    frames = []
+    for number, view in enumerate(render_view(true, 256, 256)):
+        file = tmp_path / f"scene_{number:02}.png"
+        cv2.imwrite(str(file), (view.clamp(0, 1) * 255).round().byte().movedim(0, -1).numpy()[..., ::-1])
+        frames.append(server.client.upload_file(file))
+    workflow = demo_workflow(EXAMPLES[1], 0)
+    (load,) = nodes_of(workflow, "LoadImage")
+    last = [load, 0]
+    workflow[load]["inputs"]["image"] = frames[0]
+    for number, name in enumerate(frames[1:], start=1):
+        workflow[f"load{number}"] = {"class_type": "LoadImage", "inputs": {"image": name}}
+        batch = {"image1": last, "image2": [f"load{number}", 0]}
+        workflow[f"batch{number}"] = {"class_type": "ImageBatch", "inputs": batch}
+        last = [f"batch{number}", 0]
+    (place,) = nodes_of(workflow, "ViewPointPlaceView")
+    workflow[place]["inputs"] |= {"view": last, "length": 0}
+    made = torch.from_numpy(panorama(server, short(workflow, LENGTH))[..., ::-1].copy()).movedim(-1, 1).float() / 255
+    scores = panorama_scores(made, true)
+    assert scores[VIEW] > 18, json.dumps(scores)
+    assert scores[REST] > max(scores[name] for name in fills(true)), json.dumps(scores)
+    assert max(seam_ratios(seam_steps(made)).values()) < 2

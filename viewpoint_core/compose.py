@@ -1,0 +1,89 @@
+"""Several known pictures on one map, blended by how far inside their borders a direction lies."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .conditioning import GREY
+from .viewpoint_map import check_map, map_directions
+
+FAINT = 1e-3  # a known pixel on its picture's border weighs this much at least, so that it wins over nothing
+
+
+def check_feather(feather_deg: float) -> None:
+    """Raise ValueError unless a feather's width in degrees can be one."""
+    if not 0 <= feather_deg <= 90:
+        raise ValueError(f"feather_deg is {feather_deg}; expected 0 to 90 degrees")
+
+
+def smoothstep(value: Tensor) -> Tensor:
+    """0 up to 0, 1 from 1 on, and smooth between."""
+    value = value.clamp(0, 1)
+    return value * value * (3 - 2 * value)
+
+
+def border_angle(known: Tensor, reach: float) -> Tensor:
+    """Angle from each known pixel of a map (S, S), bool, to the nearest unknown direction, float32 (S, S) in radians.
+
+    0 where unknown, `reach` where none is nearer than that. A matter of direction alone: what the map shows twice gets
+    one value, whatever lies beside it on the map.
+    """
+    from scipy.spatial import KDTree
+
+    angle = torch.where(known, reach, 0.0).float()
+    edge = ~known & (F.max_pool2d(known[None].float(), 3, stride=1, padding=1)[0] > 0)
+    if not bool(edge.any()):
+        return angle
+    direction = F.normalize(map_directions(known.shape[-1]), dim=-1)
+    tree = KDTree(direction[edge].numpy())
+    chord, _ = tree.query(direction[known].numpy(), distance_upper_bound=2 * math.sin(reach / 2))
+    found = 2 * (torch.from_numpy(chord) / 2).clamp(max=1).asin()
+    angle[known] = found.clamp(max=reach).float()
+    return angle
+
+
+def feathered(masks: Tensor, feather_deg: float) -> Tensor:
+    """Masks (T, S, S) times a ramp from 0 at the border of what is known to 1 `feather_deg` inside. Equal masks that
+    follow one another are worked out once."""
+    if feather_deg == 0:
+        return masks
+    reach = math.radians(feather_deg)
+    weights = torch.empty_like(masks)
+    for frame, mask in enumerate(masks):
+        if frame and torch.equal(mask, masks[frame - 1]):
+            weights[frame] = weights[frame - 1]
+        else:
+            ramp = smoothstep(border_angle((mask > 0).cpu(), reach) / reach).to(mask)
+            weights[frame] = mask * ramp.clamp(min=FAINT)
+    return weights
+
+
+def compose_maps(
+    lower: Tensor, lower_mask: Tensor, upper: Tensor, upper_mask: Tensor, *, feather_deg: float = 4, fill: float = GREY
+) -> tuple[Tensor, Tensor]:
+    """Lay maps (T, C, S, S) over others, masks (T, S, S) in [0, 1], 1 where known -> maps and masks.
+
+    Where only one is known, it stands alone. Where both are, the upper one covers the lower one and fades toward its
+    own border over `feather_deg` degrees, and the lower one toward its own, so that neither border is seen. Known is
+    what either knows; elsewhere the map is `fill`. Raises ValueError for maps that differ in frames or size.
+    """
+    check_feather(feather_deg)
+    for maps, masks, name in ((lower, lower_mask, "lower"), (upper, upper_mask, "upper")):
+        check_map(maps)
+        if maps.ndim != 4 or masks.shape != (len(maps), *maps.shape[-2:]):
+            raise ValueError(f"the {name} map {tuple(maps.shape)} and its mask {tuple(masks.shape)} do not fit")
+    if lower.shape != upper.shape:
+        raise ValueError(
+            f"the lower map has {len(lower)} frames of side {lower.shape[-1]} and the upper one {len(upper)} of side "
+            f"{upper.shape[-1]}; expected maps of one size and length: give both the same map_size and length"
+        )
+    over = feathered(upper_mask, feather_deg)
+    under = feathered(lower_mask, feather_deg) * (1 - over)
+    total = under + over
+    known = (upper_mask > 0) | (lower_mask > 0)
+    # a soft mask weighs nothing by nothing where both are almost unknown: the share, not the sum, is what counts
+    share = torch.where(total > 0, over / total.clamp(min=1e-12), 0.0)[:, None]
+    out = torch.where(known[:, None], lower + (upper - lower) * share, fill)
+    return out, torch.maximum(lower_mask, upper_mask)

@@ -1,0 +1,169 @@
+"""Upright charts for networks that know flat pictures only: six overlapping perspective views that cover the sphere.
+
+The map turns each face by 45 degrees, and an ERP image smears the poles; in a chart the horizon is level, and the poles
+lie in the middle of views that look straight up and straight down.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .camera import direction_to_view, view_directions
+from .resample import Grid, filtering, sample
+from .sphere import erp_directions
+from .viewpoint_map import (
+    GRID_CACHE_SIZE,
+    MapLookup,
+    check_erp_width,
+    check_map,
+    locate_on_map,
+    map_filtering,
+    sample_map,
+    unit_pixels,
+)
+from .views import FACE_YAW_PITCH, FACES
+
+REACH = 1.25  # how far a chart counts, in half faces: 6.3 degrees beyond its face
+GUARD = 8  # pixels beyond that, which are cut away: networks go wrong at a picture's border
+OVERSAMPLING = 1.2  # the map's diagonals, upright here, hold more detail than its rows; a network sees sharp pixels yet
+LOSSLESS_OVERSAMPLING = 2.0  # of charts that are only resampled
+BAND_SAMPLES = 1 << 22  # sampled at a time
+EDGE_DENSITY = 1.7  # a flat chart is up to twice as fine at a face's edges as in its middle
+
+
+@dataclass(frozen=True)
+class UprightLayout:
+    """Six square charts, in the order F, R, B, L, U, D. density: pixels of half a face side; side: of a chart."""
+
+    density: float
+    side: int
+
+    @property
+    def fov_deg(self) -> float:
+        """A chart's field of view, the guard included."""
+        return math.degrees(2 * math.atan(self.side / 2 / self.density))
+
+
+def upright_layout(map_size: int, oversampling: float = OVERSAMPLING) -> UprightLayout:
+    """Charts of a map of this side, `oversampling` times as fine as the map in the middle of a face."""
+    density = oversampling * unit_pixels(map_size)
+    return UprightLayout(density, 2 * math.ceil(density * REACH + GUARD))
+
+
+@lru_cache(GRID_CACHE_SIZE)
+def chart_lookup(map_size: int, layout: UprightLayout) -> MapLookup:
+    """Map positions of the six charts' pixels, one chart below the other."""
+    factor, reduction = map_filtering(map_size, layout.density)
+    side = layout.side * factor
+    rays = [
+        view_directions(side, side, yaw_deg=yaw, pitch_deg=pitch, fov_deg=layout.fov_deg)
+        for yaw, pitch in (FACE_YAW_PITCH[face] for face in FACES)
+    ]
+    return locate_on_map(torch.cat(rays), map_size, factor=factor, reduction=reduction)
+
+
+def viewpoint_to_upright(viewpoint: Tensor, layout: UprightLayout, *, interpolation: str = "bicubic") -> Tensor:
+    """Maps (..., C, S, S) -> charts (..., 6, C, side, side), overlaps blended, same dtype and device."""
+    check_map(viewpoint)
+    charts = sample_map(viewpoint, chart_lookup(viewpoint.shape[-1], layout), interpolation=interpolation)
+    return charts.unflatten(-2, (len(FACES), layout.side)).movedim(-3, -4)
+
+
+def chart_weights(direction: Tensor) -> Tensor:
+    """Blending weights of the charts F, R, B, L, U, D at directions (..., 3) -> (6, ...); they sum to 1.
+
+    1 in the middle of a face, a half on its edge, falling smoothly to 0 at REACH.
+    """
+    x, y, z = direction.unbind(-1)
+    first, last = math.atan(1 / REACH), math.atan(REACH)
+    weights = []
+    for ahead, beside, above in ((z, x, y), (x, z, y), (-z, x, y), (-x, z, y), (-y, x, z), (y, x, z)):
+        weight = torch.ones_like(x)
+        for aside in (beside, above):
+            t = ((last - torch.atan2(aside.abs(), ahead)) / (last - first)).clamp(0, 1)
+            weight = weight * t * t * (3 - 2 * t)
+        weights.append(weight)
+    total = torch.stack(weights)
+    return total / total.sum(0)
+
+
+@dataclass(frozen=True)
+class Band:
+    """Some rows of the rectangle of the ERP image that one chart shows: its first row and column, where its pixels lie
+    on the chart, and the chart's weight there, float32 (h, w)."""
+
+    row: int
+    column: int
+    grid: Grid
+    weight: Tensor
+
+
+def build_bands(face: str, width: int, side: int, fov_deg: float, factor: int) -> tuple[Band, ...]:
+    """The rectangle of chart F or U (uncached); the other charts' are its shifted or mirrored copies."""
+    height = width // 2
+    beside = math.ceil(math.atan(REACH) / (2 * math.pi) * width)
+    below = math.ceil(math.atan(REACH * math.sqrt(2)) / math.pi * height)
+    rows, columns = {
+        "F": (range(height // 2 - beside, height // 2 + beside), range(width // 2 - beside, width // 2 + beside)),
+        "U": (range(below), range(width)),
+    }[face]
+    step = max(1, BAND_SAMPLES // (len(columns) * factor**2))
+    yaw_deg, pitch_deg = FACE_YAW_PITCH[face]
+    bands = []
+    for part in (rows[start : start + step] for start in range(0, len(rows), step)):
+        fine = [slice(r.start * factor, r.stop * factor) for r in (part, columns)]
+        direction = erp_directions(height * factor, width * factor, *fine)
+        x, y, _ = direction_to_view(direction, side, side, yaw_deg=yaw_deg, pitch_deg=pitch_deg, fov_deg=fov_deg)
+        coarse = [slice(r.start, r.stop) for r in (part, columns)]
+        weight = chart_weights(erp_directions(height, width, *coarse))[FACES.index(face)]
+        bands.append(Band(part.start, columns.start, Grid(x.float(), y.float(), factor), weight.float()))
+    return tuple(bands)
+
+
+chart_bands = lru_cache(2)(build_bands)  # F and U of one size, 0.5 GB at 8K
+
+
+def match_density(chart: Tensor, layout: UprightLayout, width: int) -> tuple[Tensor, int]:
+    """A chart that is finer than the ERP image shrunk to the image's density, filtered; and the supersampling that
+    its edges, where a flat picture is finer, need."""
+    side, target = chart.shape[-1], width / (2 * math.pi)
+    finest = math.ceil(layout.side * target / layout.density)
+    if side > finest:
+        chart = F.interpolate(chart[None], size=(finest, finest), mode="bicubic", antialias=True)[0]
+    density = layout.density * chart.shape[-1] / layout.side
+    return chart, filtering(min(density, target), target, chart.shape[-1], EDGE_DENSITY * density)[0]
+
+
+def add_wrapped(image: Tensor, part: Tensor, row: int, column: int) -> None:
+    """Add a rectangle (C, h, w) to an ERP image (C, H, W) in place; beyond the right edge it goes on at the left."""
+    width, column = image.shape[-1], column % image.shape[-1]
+    rows, inside = slice(row, row + part.shape[-2]), min(part.shape[-1], width - column)
+    image[:, rows, column : column + inside] += part[..., :inside]
+    image[:, rows, : part.shape[-1] - inside] += part[..., inside:]
+
+
+def upright_to_erp(charts: Iterable[Tensor], layout: UprightLayout, width: int) -> Tensor:
+    """Charts F, R, B, L, U, D, each (C, s, s) with s any multiple of the layout's side -> an ERP image float32
+    (C, width/2, width), blended smoothly. Takes one chart at a time, so that they may be computed on the way.
+
+    Raises ValueError for a width that is no multiple of 4.
+    """
+    check_erp_width(width)
+    erp: Tensor | None = None
+    for face, chart in zip(FACES, charts, strict=True):
+        chart, factor = match_density(chart.float(), layout, width)
+        erp = chart.new_zeros(chart.shape[0], width // 2, width) if erp is None else erp
+        upside_down = face == "D"  # what looks down is what looks up, upside down
+        chart = chart.flip(-2) if upside_down else chart
+        turn = round(FACE_YAW_PITCH[face][0] / 360 * width)
+        for band in chart_bands("U" if face in "UD" else "F", width, chart.shape[-1], layout.fov_deg, factor):
+            seen = sample(chart, band.grid) * band.weight.to(chart)
+            row = width // 2 - band.row - seen.shape[-2] if upside_down else band.row
+            add_wrapped(erp, seen.flip(-2) if upside_down else seen, row, band.column + turn)
+    assert erp is not None
+    return erp

@@ -1,0 +1,229 @@
+"""Video files: pictures by time, upright and in the right colours, and the sound beside them."""
+
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+import torch
+from av.audio.resampler import AudioResampler
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.reformatter import Colorspace
+from av.video.stream import VideoStream
+from torch import Tensor
+
+from .conditioning import check_length
+
+VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"}
+HEADER_RATE_DEFAULT = 25.0
+SEEK_SECONDS = 1.0
+
+
+def open_video(file: Path) -> tuple[InputContainer, VideoStream]:
+    """A video's container and its first video stream, set to stop at damage. Raises ValueError."""
+    try:
+        container = av.open(str(file))
+    except (av.FFmpegError, OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{file}: the video cannot be opened ({reason})") from error
+    if not container.streams.video or container.streams.video[0].codec_context is None:
+        container.close()
+        raise ValueError(f"{file}: the file holds no video stream of a known kind")
+    stream = container.streams.video[0]
+    stream.codec_context.options = {"err_detect": "explode"}
+    stream.thread_type = "SLICE"  # decoding frames in parallel finds damage at another frame from run to run
+    return container, stream
+
+
+def clean_frames(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    """Frames in the order they are shown, up to the end or the first damage."""
+    try:
+        for packet in container.demux(stream):
+            for frame in stream.codec_context.decode(None if packet.is_corrupt else packet):
+                if frame.is_corrupt:
+                    return
+                yield frame
+            if packet.is_corrupt:
+                return
+    except (av.FFmpegError, OSError):
+        return
+
+
+def timed_frames(container: InputContainer, stream: VideoStream) -> Iterator[tuple[float, VideoFrame]]:
+    """Clean frames with their times in seconds; a time that is missing or does not grow is one tick after the last."""
+    tick = 1 / float(stream.average_rate or HEADER_RATE_DEFAULT)
+    last: float | None = None
+    for frame in clean_frames(container, stream):
+        time = None if frame.pts is None else float(frame.pts * stream.time_base)
+        if last is not None and (time is None or time <= last):
+            time = last + tick
+        last = 0.0 if time is None else time
+        yield last, frame
+
+
+def display_turn(frame: VideoFrame) -> tuple[bool, bool, bool]:
+    """How a frame is to be shown, as cameras write it: rows and columns exchanged, then mirrored in x, in y.
+
+    Raises ValueError for a matrix that is neither a quarter turn nor a mirror.
+    """
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return False, False, False
+    a, b, _, c, d = (value / (1 << 16) for value in struct.unpack("=9i", bytes(matrix))[:5])
+    exchanged = abs(a) < abs(b)
+    off, on = ((a, d), (b, c)) if exchanged else ((b, c), (a, d))
+    if max(map(abs, off)) > 0.01 or min(map(abs, on)) < 0.5:
+        raise ValueError(f"the video is to be shown turned by the matrix {[a, b, c, d]}; expected quarter turns")
+    return exchanged, (c if exchanged else a) < 0, (b if exchanged else d) < 0
+
+
+def shown_size(frame: VideoFrame) -> tuple[int, int]:
+    """Width and height of a frame as it is to be shown."""
+    return (frame.height, frame.width) if display_turn(frame)[0] else (frame.width, frame.height)
+
+
+def to_rgb(frame: VideoFrame, size: tuple[int, int] | None = None) -> Tensor:
+    """A decoded frame as uint8 (3, H, W), by the colour space, range and turn that it states, scaled to `size`
+    (width, height, as shown) by the area that pixels cover."""
+    exchanged, mirror_x, mirror_y = display_turn(frame)
+    scaling = {}
+    if size is not None:
+        width, height = size[::-1] if exchanged else size
+        scaling = {"width": width, "height": height, "interpolation": "AREA"}
+    # PyAV converts by the source's colour space only where the destination's, which RGB does not have, is another
+    pixels = frame.to_ndarray(
+        format="rgb24", src_color_range=frame.color_range, dst_colorspace=Colorspace.ITU601, **scaling
+    )
+    picture = torch.from_numpy(pixels).movedim(-1, 0)
+    picture = picture.transpose(-2, -1) if exchanged else picture
+    flips = [axis for axis, mirrored in ((-1, mirror_x), (-2, mirror_y)) if mirrored]
+    return picture.flip(flips).contiguous()
+
+
+def pick_frames(
+    timed: Iterable[tuple[float, VideoFrame]], times: Sequence[float], tick: float, size: tuple[int, int] | None = None
+) -> list[Tensor]:
+    """The frames on screen at growing times, as RGB; fewer where the frames end before, none where they start after."""
+    picked: list[Tensor] = []
+    shown: tuple[float, VideoFrame] | None = None
+    limits = [time + tick / 2 for time in times]
+    for moment, frame in timed:
+        if shown is None and moment >= limits[0]:
+            return []
+        while shown is not None and len(picked) < len(limits) and moment >= limits[len(picked)]:
+            picked.append(to_rgb(shown[1], size))
+        if len(picked) == len(limits):
+            return picked
+        shown = moment, frame
+    rest = [limit for limit in limits[len(picked) :] if shown and limit - shown[0] <= tick + 1e-6]
+    return picked + [to_rgb(shown[1], size) for _ in rest] if shown else picked
+
+
+def decode_at(
+    file: Path, times: Sequence[float], tick: float, size: tuple[int, int] | None, seek: bool
+) -> list[Tensor]:
+    """The frames on screen at growing times in seconds after the first frame; fewer where some cannot be had."""
+    container, stream = open_video(file)
+    with container:
+        timed = timed_frames(container, stream)
+        first = next(timed, None)
+        if first is None:
+            return []
+        times = [first[0] + time for time in times]
+        if not seek:
+            return pick_frames(chain([first], timed), times, tick, size)
+        try:
+            container.seek(int(times[0] / stream.time_base), stream=stream, backward=True)
+        except (av.FFmpegError, OSError):
+            return []
+        return pick_frames(timed_frames(container, stream), times, tick, size)
+
+
+def pictures_at(file: Path, times: Sequence[float], tick: float, size: tuple[int, int] | None = None) -> list[Tensor]:
+    """The pictures on screen at growing times in seconds after the first, uint8 (3, H, W); fewer where the video ends
+    or breaks. Seeks where that saves decoding, and decodes all if seeking fails. A time may be half a tick early."""
+    picked = decode_at(file, times, tick, size, seek=True) if times[0] > SEEK_SECONDS else []
+    return picked if len(picked) == len(times) else decode_at(file, times, tick, size, seek=False)
+
+
+class Opening(NamedTuple):
+    """How a video begins: its first frame's time and the time between frames in seconds; its size in square pixels."""
+
+    time: float
+    tick: float
+    width: int
+    height: int
+
+
+def read_opening(file: Path) -> Opening:
+    """Decode a video's first frame. Raises ValueError where that fails."""
+    container, stream = open_video(file)
+    with container:
+        time, frame = next(timed_frames(container, stream), (0.0, None))
+        if frame is None:
+            raise ValueError(f"{file}: not one frame of the video can be decoded")
+        tick = 1 / float(stream.average_rate or HEADER_RATE_DEFAULT)
+        width, height = frame.width * float(stream.sample_aspect_ratio or 1), frame.height
+        try:
+            exchanged = display_turn(frame)[0]
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+        size = (height, width) if exchanged else (width, height)
+        return Opening(time, tick, round(size[0]), round(size[1]))
+
+
+def fit_size(width: int, height: int, longest_side: int) -> tuple[int, int]:
+    """A size shrunk to a longest side; 0: as it is."""
+    shrink = min(1.0, longest_side / max(width, height)) if longest_side else 1.0
+    return max(1, round(width * shrink)), max(1, round(height * shrink))
+
+
+def read_clip(
+    file: Path, *, start_s: float, length: int, fps: float, longest_side: int = 0
+) -> tuple[Tensor, tuple[Tensor, int] | None]:
+    """`length` (4k + 1) pictures of a video at a constant rate, uint8 (T, 3, H, W), and the sound that belongs to them.
+
+    Upright as the file's turn says, in square pixels. The sound is float32 (channels, samples) and its rate, or None.
+    Raises ValueError for a file that is damaged or too short.
+    """
+    check_length(length)
+    opening = read_opening(file)
+    size = fit_size(opening.width, opening.height, longest_side)
+    times = [start_s + number / fps for number in range(length)]
+    pictures = pictures_at(file, times, opening.tick, size)
+    if len(pictures) < length:
+        raise ValueError(
+            f"{file}: asked for {length} pictures at {fps:g} fps from {start_s:g} s on, and the video has "
+            f"{len(pictures)} until it ends or breaks"
+        )
+    return torch.stack(pictures), read_sound(file, opening.time + start_s, length / fps)
+
+
+def read_sound(file: Path, begin: float, seconds: float) -> tuple[Tensor, int] | None:
+    """A video's sound from a time stamp on, float32 (channels, samples), and its rate; silent where it starts later,
+    shorter where it ends before. None where there is none. Raises ValueError for damage."""
+    with av.open(str(file)) as container:
+        if not container.streams.audio:
+            return None
+        stream = container.streams.audio[0]
+        rate, layout = stream.rate, stream.layout
+        resampler = AudioResampler(format="fltp", layout=layout, rate=rate)
+        sound, end = np.zeros((layout.nb_channels, round(seconds * rate)), np.float32), 0
+        container.seek(max(0, int((begin - SEEK_SECONDS) / stream.time_base)), stream=stream, backward=True)
+        try:
+            for frame in container.decode(stream):
+                first = round((float(frame.time or 0) - begin) * rate)
+                if first >= sound.shape[1]:
+                    break
+                samples = np.concatenate([part.to_ndarray() for part in resampler.resample(frame)], axis=1)
+                samples = samples[:, max(0, -first) :][:, : sound.shape[1] - max(0, first)]
+                start = max(0, first)
+                sound[:, start : start + samples.shape[1]] = samples
+                end = max(end, start + samples.shape[1]) if samples.shape[1] else end
+        except av.FFmpegError as error:
+            raise ValueError(f"{file}: the sound cannot be decoded ({error.strerror})") from error
+        return (torch.from_numpy(sound[:, :end]), rate) if end else None

@@ -1,0 +1,39 @@
+/** "Use this view": writes a viewer's angles into the widgets of a node of the same graph. */
+
+export const TARGETS = ['ViewPointRenderView', 'ViewPointPlaceView']
+const ANGLES = ['yaw_deg', 'pitch_deg', 'fov_deg']
+const DIGITS = 10 // tenths of a degree
+
+/** Nodes of a graph that take a view, those that the user selected first. */
+export function targetNodes(graph, selected) {
+  const nodes = (graph?.nodes ?? []).filter((node) => TARGETS.includes(node.comfyClass))
+  const chosen = nodes.filter((node) => selected.includes(node))
+  return { nodes, chosen }
+}
+
+/** How a node is called in a menu. */
+export function nodeLabel(node) {
+  return `${node.title} #${node.id}`
+}
+
+/** Angles of a node that take their value from a link, so that its widget does not count. */
+function linkedAngles(node) {
+  const linked = (node.inputs ?? []).filter((input) => input.link != null).map((input) => input.widget?.name)
+  return ANGLES.filter((name) => linked.includes(name))
+}
+
+/** Write the view into the node's widgets, as one step for undo. Returns the message for the user. */
+export function writeView(node, view) {
+  const linked = linkedAngles(node)
+  if (linked.length) return `${nodeLabel(node)} takes ${linked.join(', ')} from a link; disconnect it first.`
+  const widgets = ANGLES.map((name) => node.widgets?.find((widget) => widget.name === name))
+  if (widgets.some((widget) => !widget)) return `${nodeLabel(node)} has no ${ANGLES.join(', ')}.`
+  node.graph?.beforeChange?.()
+  widgets.forEach((widget, index) => {
+    widget.value = Math.round(view[ANGLES[index]] * DIGITS) / DIGITS
+    widget.callback?.(widget.value)
+  })
+  node.graph?.afterChange?.()
+  node.setDirtyCanvas?.(true, true)
+  return `View written to ${nodeLabel(node)}.`
+}

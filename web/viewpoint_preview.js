@@ -1,0 +1,104 @@
+/** The ComfyUI extension: puts a viewer into each ViewPointPreview360 node and feeds it the node's results. */
+
+import { api } from '../../scripts/api.js'
+import { app } from '../../scripts/app.js'
+import { nodeLabel, targetNodes, writeView } from './use_view.js'
+import { Viewer } from './viewer.js'
+
+const NODE = 'ViewPointPreview360'
+const RESULT = 'viewpoint_360'
+const NO_TARGET = 'No node to write to: add "look into a panorama" or "place a clip on the map" to the graph.'
+const NODE_SIZE = [440, 480]
+const MIN_HEIGHT = 260
+const MARGIN = 10
+const viewers = new Map() // node -> viewer, while the node is in a graph
+
+function addStyles() {
+  const href = new URL('./viewer.css', import.meta.url).href
+  document.head.append(Object.assign(document.createElement('link'), { rel: 'stylesheet', href }))
+}
+
+/** A node's result as the viewer takes it. */
+function fileOf({ filename, subfolder, type, projection, media, audio }) {
+  const url = api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`)
+  return { url, name: filename, isVideo: media === 'video', isMap: projection === 'viewpoint', hasAudio: audio }
+}
+
+function showResult(node, output) {
+  const result = output?.[RESULT]?.[0]
+  if (result) viewers.get(node)?.show(fileOf(result))
+}
+
+/** Under which name the host keeps a node's outputs: its id, after its subgraph's. */
+function locator(node) {
+  const inSubgraph = node.graph && node.graph !== (node.graph.rootGraph ?? app.graph)
+  return inSubgraph ? `${node.graph.id}:${node.id}` : String(node.id)
+}
+
+/** Events that a viewer leaves to the graph. With the host's new node rendering they get there by themselves. */
+function forwardToGraph(event) {
+  if (window.LiteGraph?.vueNodesMode) return
+  const actions = {
+    wheel: 'processMouseWheel',
+    pointerdown: 'processMouseDown',
+    pointermove: 'processMouseMove',
+    pointerup: 'processMouseUp',
+  }
+  if (event.type !== 'wheel' && event.button === 2) return
+  if (event.type === 'wheel') event.preventDefault()
+  app.canvas[actions[event.type]](event)
+}
+
+/** Write the view into the selected node, the only one, or the one that the user picks. */
+function useView(node, viewer) {
+  const selected = [...(app.canvas.selectedItems ?? Object.values(app.canvas.selected_nodes ?? {}))]
+  const { nodes, chosen } = targetNodes(node.graph, selected)
+  const write = (target) => viewer.panel.setNote(writeView(target, viewer.view))
+  const candidates = chosen.length ? chosen : nodes
+  if (candidates.length === 0) viewer.panel.setNote(NO_TARGET)
+  else if (candidates.length === 1) write(candidates[0])
+  else viewer.panel.setMenu(candidates.map((target) => [nodeLabel(target), () => write(target)]))
+}
+
+function addViewer(node) {
+  const viewer = new Viewer({ forwardToGraph, useView: () => useView(node, viewer) })
+  const widget = node.addDOMWidget('viewer', 'viewpoint_360', viewer.root, {
+    serialize: false, // not an input of the node
+    getMinHeight: () => MIN_HEIGHT,
+    margin: MARGIN,
+    selectOn: [], // a click must not deselect the node that "use this view" is for
+  })
+  widget.serialize = false // nor of the saved workflow
+  viewers.set(node, viewer)
+  chain(node, 'onExecuted', (output) => showResult(node, output))
+  chain(node, 'onRemoved', () => {
+    viewers.delete(node)
+    viewer.dispose()
+  })
+  node.setSize([Math.max(node.size[0], NODE_SIZE[0]), Math.max(node.size[1], NODE_SIZE[1])])
+}
+
+/** Call `action` after the method that the object has under this name. */
+function chain(object, name, action) {
+  const before = object[name]
+  object[name] = function (...args) {
+    const result = before?.apply(this, args)
+    action(...args)
+    return result
+  }
+}
+
+app.registerExtension({
+  name: 'ViewPoint.Preview360',
+  setup: addStyles,
+  nodeCreated(node) {
+    if (node.comfyClass === NODE) addViewer(node)
+  },
+  /** A node that came back, by undo or with its workflow's tab, still has its result. */
+  loadedGraphNode(node) {
+    if (viewers.has(node)) showResult(node, app.nodeOutputs?.[locator(node)])
+  },
+  onNodeOutputsUpdated(outputs) {
+    for (const node of viewers.keys()) showResult(node, outputs[locator(node)])
+  },
+})
