@@ -15,7 +15,7 @@ from ..viewpoint_core.camera_path import (
     path_from_keyframes,
 )
 from .convert import image_to_frames
-from .host import progress_bar
+from .host import node_schema, progress_bar
 
 CATEGORY = "ViewPoint/camera"
 CameraPathType = io.Custom("VIEWPOINT_CAMERA_PATH")
@@ -44,8 +44,9 @@ class ViewPointCameraPath(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
-        return io.Schema(
+        return node_schema(
             node_id="ViewPointCameraPath",
+            search_aliases=["360", "camera path", "keyframes", "pan", "virtual camera"],
             display_name="ViewPoint: camera path",
             category=CATEGORY,
             description="A camera that moves from keyframe to keyframe, for placing clips and looking into panoramas.",
@@ -82,8 +83,9 @@ class ViewPointCutCameraPath(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
-        return io.Schema(
+        return node_schema(
             node_id="ViewPointCutCameraPath",
+            search_aliases=["360", "camera path", "trim", "hold"],
             display_name="ViewPoint: cut or hold a camera path",
             category=CATEGORY,
             description="Take a part of a camera path, or hold its last camera, to fit it to a video's length.",
@@ -115,8 +117,9 @@ class ViewPointEstimateCamera(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
-        return io.Schema(
+        return node_schema(
             node_id="ViewPointEstimateCamera",
+            search_aliases=["360", "camera tracking", "handheld", "stabilize", "camera motion", "field of view"],
             display_name="ViewPoint: estimate a clip's camera",
             category=CATEGORY,
             description="Find out how a handheld or panning camera turned, so that its clip can be placed with the "

@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..viewpoint_core.conditioning import check_length
 from ..viewpoint_core.video import VIDEO_SUFFIXES, read_clip
-from .host import chosen_file, listed_files
+from .host import chosen_file, listed_files, node_schema
 
 CATEGORY = "ViewPoint/input"
 MAX_FPS = 240
@@ -16,8 +16,9 @@ class ViewPointLoadClip(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
-        return io.Schema(
+        return node_schema(
             node_id="ViewPointLoadClip",
+            search_aliases=["360", "load video", "phone video", "rotate", "frame rate"],
             display_name="ViewPoint: load clip",
             category=CATEGORY,
             description="Load a part of a video at a constant rate: phone clips come upright and keep their speed, "

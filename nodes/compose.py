@@ -8,6 +8,7 @@ from ..viewpoint_core.compose import compose_maps
 from ..viewpoint_core.composite import COLOUR_MATCHES, composite_view
 from .camera import camera_path_input
 from .convert import frames_to_image, image_to_frames, mask_to_frames
+from .host import node_schema
 from .projection import angle_inputs, interpolation_input
 
 
@@ -22,8 +23,9 @@ class ViewPointCompose(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
-        return io.Schema(
+        return node_schema(
             node_id="ViewPointCompose",
+            search_aliases=["360", "blend maps", "merge clips", "overlay", "partial panorama"],
             display_name="ViewPoint: lay maps over one another",
             category="ViewPoint/projection",
             description="Put two placed clips, photos or partial panoramas on one map, the upper one over the lower "
@@ -64,8 +66,9 @@ class ViewPointComposite(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
-        return io.Schema(
+        return node_schema(
             node_id="ViewPointComposite",
+            search_aliases=["360", "keep original", "overlay", "paste back", "colour match"],
             display_name="ViewPoint: lay the clip over the panorama",
             category="ViewPoint/projection",
             description="Keep the original: lay the sharp input clip over the generated panorama where its camera "

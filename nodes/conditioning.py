@@ -14,7 +14,7 @@ from ..viewpoint_core.conditioning import (
 )
 from ..viewpoint_core.viewpoint_map import check_map, check_map_size
 from .convert import image_to_frames, mask_to_frames
-from .host import check_video_vae, empty_latent, latent_to_model
+from .host import check_video_vae, empty_latent, latent_to_model, node_schema
 from .projection import map_size_input
 
 CATEGORY = "ViewPoint"
@@ -54,8 +54,9 @@ class ViewPointConditioning(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
-        return io.Schema(
+        return node_schema(
             node_id="ViewPointConditioning",
+            search_aliases=["360", "panorama conditioning", "outpaint 360", "wan panorama", "known view"],
             display_name="ViewPoint: conditioning",
             category=CATEGORY,
             description="Add what is known of the panorama (a placed clip, a partial panorama) to the prompts.",

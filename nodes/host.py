@@ -1,5 +1,6 @@
 """What the pack asks of the host's internals, in one place. Imported only once the host runs."""
 
+import dataclasses
 import json
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import folder_paths
 import latent_preview
 import torch
 from comfy.cli_args import args
+from comfy_api.latest import io
 
 from ..viewpoint_core.checkpoint import read_header, schedule_from_metadata
 
@@ -27,6 +29,12 @@ FLOW_TIMESTEPS = 1000  # Wan's timestep is 1000 sigma
 TILE_OVERLAP = 32
 SMALLEST_TILE = 128
 UPSCALE_BYTES = 384.0  # of memory a byte of a tile needs, times the scale, as the host's own upscale node reckons
+
+
+def node_schema(**values: Any) -> io.Schema:
+    """A node's schema; values that this host's schema does not know are dropped, such as search_aliases on 0.3.75."""
+    known = {field.name for field in dataclasses.fields(io.Schema)}
+    return io.Schema(**{name: value for name, value in values.items() if name in known})
 
 
 def wan_config(model: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from ..viewpoint_core.wan_attention import (
     subregion_modulation,
     subregion_positions,
 )
-from .host import checkpoint_schedule, input_channels, latent_channels, wan_config
+from .host import checkpoint_schedule, input_channels, latent_channels, node_schema, wan_config
 
 CATEGORY = "ViewPoint"
 KEY = "viewpoint"
@@ -195,8 +195,9 @@ class ViewPointPatchModel(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
-        return io.Schema(
+        return node_schema(
             node_id="ViewPointPatchModel",
+            search_aliases=["360", "panorama attention", "pano-perspective attention", "wan panorama"],
             display_name="ViewPoint: patch model",
             category=CATEGORY,
             description="Give a Wan2.1 model Pano-Perspective attention, for use with any sampler node.",

@@ -26,7 +26,7 @@ from ..viewpoint_core.spherical_metadata import (
 )
 from ..viewpoint_core.viewpoint_map import check_erp
 from .convert import FrameStream, image_to_frames
-from .host import output_path, progress_bar, workflow_metadata
+from .host import node_schema, output_path, progress_bar, workflow_metadata
 
 CATEGORY = "ViewPoint/output"
 CODECS = {"h264": ("libx264", "avc1"), "h265": ("libx265", "hvc1")}  # Apple's players take H.265 as hvc1 only
@@ -266,8 +266,9 @@ class ViewPointSave360Video(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
-        return io.Schema(
+        return node_schema(
             node_id="ViewPointSave360Video",
+            search_aliases=["360", "vr video", "youtube 360", "spherical metadata", "equirectangular", "save mp4"],
             display_name="ViewPoint: save 360 video",
             category=CATEGORY,
             description="Save a panorama video as MP4, marked as 360 degrees for YouTube, headsets and players.",
@@ -297,8 +298,9 @@ class ViewPointSave360Image(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
-        return io.Schema(
+        return node_schema(
             node_id="ViewPointSave360Image",
+            search_aliases=["360", "vr photo", "photo sphere", "gpano", "equirectangular", "save panorama"],
             display_name="ViewPoint: save 360 image",
             category=CATEGORY,
             description="Save panoramas as images marked as 360 degrees for viewers, one file a frame.",

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..viewpoint_core.spherical_metadata import replacing
 from ..viewpoint_core.viewpoint_map import check_erp, check_map
 from .convert import image_to_frames
-from .host import output_path
+from .host import node_schema, output_path
 from .output import MAX_FPS, check_choice, encode_video, frame_bytes, frame_rate
 
 CHECKS = {"erp": check_erp, "viewpoint": check_map}
@@ -43,8 +43,9 @@ class ViewPointPreview360(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs."""
-        return io.Schema(
+        return node_schema(
             node_id="ViewPointPreview360",
+            search_aliases=["360", "panorama viewer", "vr preview", "look around", "equirectangular"],
             display_name="ViewPoint: look around",
             category="ViewPoint/output",
             description="Look around in a 360 degree image or video inside the node. Saves nothing.",

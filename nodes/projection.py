@@ -11,6 +11,7 @@ from ..viewpoint_core.viewpoint_map import erp_to_viewpoint, erp_width_for_map, 
 from ..viewpoint_core.views import cubemap_to_viewpoint, place_view, render_view, viewpoint_to_cubemap
 from .camera import camera_path_input
 from .convert import FACE_INPUTS, frames_to_image, image_to_frames, mask_to_frames, stack_faces
+from .host import node_schema
 
 CATEGORY = "ViewPoint/projection"
 MAX_SIZE = 16384
@@ -76,8 +77,9 @@ class ViewPointFromERP(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
-        return io.Schema(
+        return node_schema(
             node_id="ViewPointFromERP",
+            search_aliases=["360", "panorama", "equirectangular", "erp to map", "vr"],
             display_name="ViewPoint: panorama to map",
             category=CATEGORY,
             description="Turn an equirectangular (2:1) image or video into the square ViewPoint map.",
@@ -112,8 +114,9 @@ class ViewPointToERP(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
-        return io.Schema(
+        return node_schema(
             node_id="ViewPointToERP",
+            search_aliases=["360", "panorama", "equirectangular", "map to erp", "unfold map", "vr"],
             display_name="ViewPoint: map to panorama",
             category=CATEGORY,
             description="Turn a ViewPoint map back into an equirectangular (2:1) panorama and blend its overlaps.",
@@ -155,8 +158,9 @@ class ViewPointFromCubemap(io.ComfyNode):
             )
             for name in FACE_INPUTS
         ]
-        return io.Schema(
+        return node_schema(
             node_id="ViewPointFromCubemap",
+            search_aliases=["360", "cubemap", "skybox", "cube faces", "panorama"],
             display_name="ViewPoint: cubemap to map",
             category=CATEGORY,
             description="Turn the six faces of a cubemap into the square ViewPoint map.",
@@ -177,8 +181,9 @@ class ViewPointToCubemap(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
-        return io.Schema(
+        return node_schema(
             node_id="ViewPointToCubemap",
+            search_aliases=["360", "cubemap", "skybox", "cube faces", "panorama"],
             display_name="ViewPoint: map to cubemap",
             category=CATEGORY,
             description="Turn a ViewPoint map into the six faces of a cubemap.",
@@ -212,8 +217,9 @@ class ViewPointPlaceView(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
-        return io.Schema(
+        return node_schema(
             node_id="ViewPointPlaceView",
+            search_aliases=["360", "perspective to panorama", "outpaint 360", "place video", "field of view"],
             display_name="ViewPoint: place a clip on the map",
             category=CATEGORY,
             description="Draw a perspective clip or photo on the map where its camera looked; the rest is grey.",
@@ -268,8 +274,9 @@ class ViewPointRenderView(io.ComfyNode):
             io.Int.Input(name, default=512, min=1, max=MAX_SIZE, tooltip=f"The view's {name} in pixels.")
             for name in ("width", "height")
         ]
-        return io.Schema(
+        return node_schema(
             node_id="ViewPointRenderView",
+            search_aliases=["360", "reframe", "panorama to perspective", "virtual camera", "field of view"],
             display_name="ViewPoint: look into a panorama",
             category=CATEGORY,
             description="Render a flat perspective view of an equirectangular panorama.",

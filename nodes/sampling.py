@@ -5,7 +5,7 @@ from typing import Any
 import comfy.samplers
 from comfy_api.latest import io
 
-from .host import host_ksampler, with_shift
+from .host import host_ksampler, node_schema, with_shift
 from .live_preview import with_panorama_preview
 from .model import check_schedule, is_patched, patch_model, schedule_input
 
@@ -16,8 +16,9 @@ class ViewPointSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
-        return io.Schema(
+        return node_schema(
             node_id="ViewPointSampler",
+            search_aliases=["360", "panorama sampler", "generate panorama", "wan panorama", "ksampler"],
             display_name="ViewPoint: sampler",
             category="ViewPoint",
             description="Denoise a ViewPoint latent. Patches the model unless ViewPointPatchModel did.",

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..viewpoint_core.conditioning import check_finite
-from .host import OUTPUT_MARK, chosen_file, folder, listed_files, output_path
+from .host import OUTPUT_MARK, chosen_file, folder, listed_files, node_schema, output_path
 
 CATEGORY = "ViewPoint/text"
 TENSOR = "text_embedding"
@@ -61,8 +61,9 @@ class ViewPointSaveTextEmbedding(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
-        return io.Schema(
+        return node_schema(
             node_id="ViewPointSaveTextEmbedding",
+            search_aliases=["save prompt", "save conditioning", "text embedding", "umt5"],
             display_name="ViewPoint: save text embedding",
             category=CATEGORY,
             description="Save an encoded prompt, so that later runs need no text encoder.",
@@ -109,8 +110,9 @@ class ViewPointLoadTextEmbedding(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
-        return io.Schema(
+        return node_schema(
             node_id="ViewPointLoadTextEmbedding",
+            search_aliases=["load prompt", "load conditioning", "text embedding", "umt5"],
             display_name="ViewPoint: load text embedding",
             category=CATEGORY,
             description="Load a prompt saved by 'ViewPoint: save text embedding'.",
@@ -150,8 +152,9 @@ class ViewPointEmptyPrompt(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
-        return io.Schema(
+        return node_schema(
             node_id="ViewPointEmptyPrompt",
+            search_aliases=["no prompt", "empty conditioning", "zero conditioning", "unconditional"],
             display_name="ViewPoint: empty prompt",
             category=CATEGORY,
             description="No prompt, and no text encoder: for models trained without captions, such as the tiny one.",

@@ -21,7 +21,7 @@ from ..viewpoint_core.upright import (
 from ..viewpoint_core.viewpoint_map import check_erp_width, check_map, erp_width_for_map
 from ..viewpoint_core.views import FACES
 from .convert import FrameStream, image_to_frames
-from .host import check_upscale_model, free_memory, loaded_upscaler, progress_bar, workflow_metadata
+from .host import check_upscale_model, free_memory, loaded_upscaler, node_schema, progress_bar, workflow_metadata
 from .output import CODECS, check_choice, encoding_inputs, frame_rate, prefix_input, save_video
 
 CATEGORY = "ViewPoint/upscale"
@@ -148,8 +148,9 @@ class ViewPointUpscale(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
-        return io.Schema(
+        return node_schema(
             node_id="ViewPointUpscale",
+            search_aliases=["360", "panorama", "4k", "8k", "upscale panorama"],
             display_name="ViewPoint: upscale map to panorama",
             category=CATEGORY,
             description="Upscale a ViewPoint map with any upscale model, without swirls at the poles, into a panorama. "
@@ -180,8 +181,9 @@ class ViewPointUpscaleSave360Video(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
-        return io.Schema(
+        return node_schema(
             node_id="ViewPointUpscaleSave360Video",
+            search_aliases=["360", "vr video", "4k", "8k", "upscale panorama", "save mp4"],
             display_name="ViewPoint: upscale and save 360 video",
             category=CATEGORY,
             description="Upscale a ViewPoint map video, without swirls at the poles, straight into a 4K or 8K MP4 "

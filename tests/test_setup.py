@@ -2,13 +2,26 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 from scripts import browser, env, host
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 ROOT = Path(__file__).resolve().parent.parent
 PINNED_FILES = ["dev.lock", "bootstrap.txt", "host.txt"]
+REGISTRY_FIELDS = {"PublisherId", "DisplayName", "Icon", "Banner", "Models", "requires-comfyui", "includes"}
+REGISTRY_CLASSIFIERS = ("Operating System :: ", "Environment :: GPU :: ", "Environment :: NPU :: ")
+PYTHON_CLASSIFIERS = ("Programming Language :: ", "Topic :: ")
+TESTED_COMFYUI = "0.3.75"
 
 
 def requirements_in(file: Path) -> list[str]:
@@ -47,6 +60,68 @@ def test_package_and_node_pack_ask_for_the_same_dependencies() -> None:
     block = re.search(r"^dependencies = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.MULTILINE | re.DOTALL)
     assert block
     assert re.findall(r'"([^"]+)"', block[1]) == requirements_in(ROOT / "requirements.txt")
+
+
+def read_pyproject() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_the_projects_name_and_version_are_as_the_registry_wants_them() -> None:
+    project = read_pyproject()["project"]
+    assert re.fullmatch(r"[a-z]+(?:[-_.][a-z0-9]+|[a-z0-9]+)*", project["name"], re.IGNORECASE)
+    assert len(project["name"]) < 100
+    assert "comfyui" not in project["name"].lower()
+    assert re.fullmatch(r"\d+\.\d+\.\d+", project["version"])
+    assert 20 < len(project["description"]) < 120
+
+
+def test_the_licence_is_a_file_that_is_there_and_gpl_compatible() -> None:
+    licence = read_pyproject()["project"]["license"]
+    assert (ROOT / licence["file"]).read_text(encoding="utf-8").startswith("MIT License\n")
+
+
+def test_the_registrys_own_table_has_known_fields_and_the_needed_ones() -> None:
+    comfy = read_pyproject()["tool"]["comfy"]
+    assert {"PublisherId", "DisplayName", "requires-comfyui"} <= set(comfy) <= REGISTRY_FIELDS
+    assert re.fullmatch(r"[a-z0-9][a-z0-9-]*", comfy["PublisherId"])
+    for picture in {"Icon", "Banner"} & set(comfy):
+        assert re.fullmatch(r"https://\S+\.(svg|png|jpg|gif)", comfy[picture])
+
+
+def test_the_supported_comfyui_and_python_are_those_of_the_tests() -> None:
+    project = read_pyproject()
+    supported = SpecifierSet(project["tool"]["comfy"]["requires-comfyui"])
+    assert Version(TESTED_COMFYUI) in supported
+    assert Version("0.3.74") not in supported
+    assert f"ComfyUI {TESTED_COMFYUI}" in (ROOT / "requirements" / "host.txt").read_text(encoding="utf-8")
+    python = SpecifierSet(project["project"]["requires-python"])
+    assert Version("3.10") in python
+    assert Version("3.9") not in python
+
+
+def test_classifiers_tell_the_registry_systems_and_accelerators() -> None:
+    classifiers = read_pyproject()["project"]["classifiers"]
+    assert [name for name in classifiers if not name.startswith(REGISTRY_CLASSIFIERS + PYTHON_CLASSIFIERS)] == []
+    for start in REGISTRY_CLASSIFIERS[:2]:
+        assert any(name.startswith(start) for name in classifiers)
+
+
+def test_urls_if_any_are_of_a_real_repository() -> None:
+    for url in read_pyproject()["project"].get("urls", {}).values():
+        assert re.fullmatch(r"https://[\w.-]+/\S+", url)
+        assert not re.search(r"example|username|placeholder", url)
+
+
+def test_the_citation_names_the_paper_as_the_readme_does() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors", "version", "license"} <= set(citation)
+    assert citation["version"] == read_pyproject()["project"]["version"]
+    paper = citation["preferred-citation"]
+    names = [f"{author['family-names']}, {author['given-names']}" for author in paper["authors"]]
+    readme = re.sub(r"\s+", " ", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert len(names) == 7
+    assert f"author = {{{' and '.join(names)}}}" in readme
+    assert f"title = {{{{{paper['title']}}}}}" in readme
 
 
 def test_python_older_than_3_10_is_refused_with_its_version() -> None:

@@ -3,6 +3,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
+
+from scripts.build_workflows import GRAPHS
 
 WORKFLOWS = Path(__file__).resolve().parent.parent / "workflows"
 NAMES = ["video_to_360", "image_to_360", "text_to_360", "erp_roundtrip"]
@@ -174,3 +177,14 @@ def test_video_workflows_use_the_papers_size_and_rate(name: str) -> None:
     assert nodes["CreateVideo"]["fps"] == 16
     known = {"viewpoint", "mask"} & nodes["ViewPointConditioning"].keys()
     assert known == (set() if name == "text_to_360" else {"viewpoint", "mask"})
+
+
+def test_every_workflow_has_a_small_square_picture_of_its_own() -> None:
+    described = {file.stem for file in WORKFLOWS.glob("*.json")} | set(GRAPHS)
+    pictures = list(WORKFLOWS.glob("*.jpg"))
+    assert {picture.stem for picture in pictures} == described
+    for picture in pictures:
+        with Image.open(picture) as image:
+            assert (image.format, image.size) == ("JPEG", (400, 400))
+        assert picture.stat().st_size < 40_000
+    assert len({picture.read_bytes() for picture in pictures}) == len(pictures)

@@ -3,6 +3,7 @@
 Run by tests/test_model_in_host.py, once for all checks.
 """
 
+import dataclasses
 import importlib.util
 import json
 import sys
@@ -43,7 +44,9 @@ def load_pack() -> ModuleType:
 
 
 load_pack()
+import pack.nodes.host as host_access  # noqa: E402
 import pack.nodes.model as model_nodes  # noqa: E402
+from pack.nodes import NODES  # noqa: E402
 from pack.viewpoint_core.wan_attention import split_subregions, subregion_positions  # noqa: E402
 
 
@@ -314,6 +317,27 @@ def check_known_channels_are_cut_to_the_context_window() -> None:
     options = {"context_window": Window}
     model_nodes.window_known(lambda x, t, c, *rest: got.append(c), noisy, None, known, transformer_options=options)
     assert got[0].flatten().tolist() == [1.0, 2.0]
+
+
+def check_every_node_gives_search_words_to_a_host_that_knows_them() -> None:
+    schema_class = host_access.io.Schema
+
+    @dataclasses.dataclass
+    class NewerSchema(schema_class):
+        search_aliases: list[str] = dataclasses.field(default_factory=list)
+
+    host_access.io.Schema = NewerSchema
+    try:
+        words = {schema.node_id: schema.search_aliases for schema in (node.define_schema() for node in NODES)}
+    finally:
+        host_access.io.Schema = schema_class
+    assert {node: len(found) for node, found in words.items() if not 3 <= len(set(found)) <= 6} == {}
+
+
+def check_a_schema_leaves_out_what_the_host_does_not_know() -> None:
+    schema = host_access.node_schema(node_id="Here", description="kept", no_such_field=1)
+    assert (schema.node_id, schema.description) == ("Here", "kept")
+    assert not hasattr(schema, "no_such_field")
 
 
 def expect_error(call: Callable[[], Any], words: str) -> None:
