@@ -45,6 +45,7 @@ format: env ## Rewrite the code in the checked format
 lock: env ## Refresh requirements/dev.lock from dev.in
 	@$(LOCK) requirements/dev.in --output-file requirements/dev.lock
 
-clean: ## Remove .venv, .host, caches and demo output
-	rm -rf .venv .host .hypothesis .ruff_cache build dist *.egg-info demo-output
+clean: ## Remove .venv, .host, caches and demo output; what train-tiny made stays in build/tiny*
+	rm -rf .venv .host .hypothesis .ruff_cache dist *.egg-info demo-output
+	if [ -d build ]; then find build -mindepth 1 -maxdepth 1 ! -name 'tiny*' -exec rm -rf {} +; fi
 	find . -name .git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

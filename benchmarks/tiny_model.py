@@ -8,6 +8,7 @@ Fills are made of that view without any model. Finished scores are kept in FOLDE
 """
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Iterator
@@ -106,8 +107,14 @@ def measure_vae(cache: Path, vae: AutoencoderKLWan) -> dict[str, float]:
     return {kind: mean(values) for kind, values in found.items()}
 
 
-def kept(file: Path, measure_it: Any, *arguments: Any) -> dict[str, float]:
-    """A measurement from its file, or made now and kept there."""
+def content_hash(*files: Path) -> str:
+    """A hash of files' content."""
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+
+def kept(folder: Path, name: str, models: tuple[Path, ...], measure_it: Any, *arguments: Any) -> dict[str, float]:
+    """A measurement of these models from its file, or made now and kept there."""
+    file = folder / "scores" / f"{name.lower().replace(' ', '_')}_{content_hash(*models)}.json"
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
         replace_text(file, json.dumps(measure_it(*arguments), indent=1))
@@ -161,11 +168,11 @@ def comparison_table(results: dict[str, dict[str, float]]) -> list[str]:
 def report(folder: Path) -> str:
     """Both tables."""
     vae = load_vae(VAE_FILE, dtype=DTYPE)
-    vae_scores = kept(folder / "scores" / "vae.json", measure_vae, folder / "cache_short", vae)
+    vae_scores = kept(folder, "vae", (VAE_FILE,), measure_vae, folder / "cache_short", vae)
     results = {}
     for candidate in candidates(folder):
-        file = folder / "scores" / f"{candidate.name.lower().replace(' ', '_')}.json"
-        results[candidate.name] = kept(file, measure, candidate, folder / "data", vae)
+        models = (candidate.file, VAE_FILE)
+        results[candidate.name] = kept(folder, candidate.name, models, measure, candidate, folder / "data", vae)
     text = floors_table(vae_scores, results.pop("shipped"))
     return "\n".join([*text, "", *comparison_table(results)] if results else text)
 

@@ -110,9 +110,8 @@ host's own KSampler, as in any other workflow. The video is saved in `output/vie
 TINY_NOTE = f"""# {{title}}, with the tiny model
 
 Nothing to download: `{TINY_UNET}` and `{TINY_VAE}` come with this pack, and run on a CPU in a few minutes.
-They show how the pieces work together. The model was trained for an hour on a CPU, on small procedural worlds and
-six real panoramas, without captions: expect soft pictures of {TINY_MAP_SIZE} pixels' worth, and use a ViewPoint model
-of real size for real work.
+They show how the pieces work together. The model was trained on two CPU cores, on small procedural worlds and six real
+panoramas, without captions: expect soft pictures, 384 x 192, and use a ViewPoint model of real size for real work.
 
 Input, in the `input` folder (or use the upload button):
 

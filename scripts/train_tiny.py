@@ -20,6 +20,7 @@ if str(ROOT) not in sys.path:
 
 from scripts.make_sample_clip import read_image  # noqa: E402
 from viewpoint_core import encode, export, train, train_vae  # noqa: E402
+from viewpoint_core.training.cache import replace_bytes  # noqa: E402
 from viewpoint_core.training.manifest import Item, read_manifest, write_manifest  # noqa: E402
 from viewpoint_core.training.new_model import new_transformer, write_transformer  # noqa: E402
 from viewpoint_core.training.synthetic import FPS, write_clips  # noqa: E402
@@ -207,7 +208,7 @@ def export_all(folder: Path, budget: Budget) -> None:
     """Put both models where the pack keeps them."""
     VAE_FILE.parent.mkdir(parents=True, exist_ok=True)
     DIT_FILE.parent.mkdir(parents=True, exist_ok=True)
-    VAE_FILE.write_bytes((folder / "vae" / "vae.safetensors").read_bytes())
+    replace_bytes(VAE_FILE, (folder / "vae" / "vae.safetensors").read_bytes())
     call(export.main, "checkpoint", folder / "long", DIT_FILE)
 
 
@@ -247,13 +248,14 @@ def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     has_gpu = torch.cuda.is_available()
-    parser.add_argument("--folder", type=Path, default=ROOT / "build" / "tiny", help="where to work (build/tiny)")
+    parser.add_argument("--folder", type=Path, help="where to work (build/tiny, with the gpu budget build/tiny_gpu)")
     parser.add_argument("--budget", choices=BUDGETS, default="gpu" if has_gpu else "cpu", help="how much to do")
     parser.add_argument("--until", choices=STEPS, default="export", help="the last step (export)")
     options = parser.parse_args()
+    folder = options.folder or ROOT / "build" / ("tiny" if options.budget == "cpu" else f"tiny_{options.budget}")
     try:
         for name, step in STEPS.items():
-            step(options.folder.resolve(), BUDGETS[options.budget])
+            step(folder.resolve(), BUDGETS[options.budget])
             if name == options.until:
                 break
     except (StepError, ValueError, OSError) as error:
