@@ -139,6 +139,12 @@ class ComfyPage:
         """Texts of the dialogs and error toasts on the page."""
         return self.page.locator(".p-dialog, .p-toast-message-error, .p-toast-message-warn").all_inner_texts()
 
+    def close_dialog(self) -> None:
+        """Close what a failed test left open, which would keep the next one from the page."""
+        if self.page.locator(".p-dialog").count():
+            self.page.keyboard.press("Escape")
+            self.page.locator(".p-dialog").wait_for(state="detached")
+
     def screenshot(self, name: str) -> None:
         """Keep a picture of the page for people to look at."""
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)

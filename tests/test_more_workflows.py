@@ -17,7 +17,7 @@ from scripts.make_sample_clip import read_image, to_pixels
 from scripts.tiny_models import write_models, write_text_embedding
 from scripts.workflow_edit import nodes_of, read_workflow, with_map_size
 from tests.phone_clips import write_pictures
-from tests.workflow_runs import API, ASSETS, ERP_WIDTH, Workflow, add, read_video, set_on, small
+from tests.workflow_runs import API, ASSETS, ERP_WIDTH, MAP, Workflow, add, read_video, set_on, small
 from viewpoint_core.camera_path import CameraPath, parse_keyframes, path_from_keyframes
 from viewpoint_core.spherical_metadata import add_spherical_metadata
 from viewpoint_core.views import render_view
@@ -136,8 +136,8 @@ def test_a_prompt_is_saved_once_and_then_read_instead_of_encoded(server: ComfySe
     given = load_file(server.base / "input" / "positive.safetensors")["text_embedding"]
     assert torch.equal(load_file(saved)["text_embedding"], given)
     lower = {node: content for node, content in workflow.items() if node not in (encoded, keep)}
+    missing = {"file": "text_embeddings/autumn_forest_00002_.safetensors [output]"}
     with pytest.raises(PromptRefused, match="autumn_forest_00002_"):
-        missing = {"file": "text_embeddings/autumn_forest_00002_.safetensors [output]"}
         server.client.run({**lower, read: {**lower[read], "inputs": missing}})
     (file,) = server.client.outputs(server.client.run(lower))
     assert read_video(file).shape == (LENGTH, ERP_WIDTH // 2, ERP_WIDTH, 3)
