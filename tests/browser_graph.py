@@ -13,6 +13,7 @@ SHRINK = """([positive, negative, length]) => {
   for (const node of [...app.graph.nodes]) {
     for (const [name, value] of [['map_size', 128], ['length', length], ['steps', 2], ['erp_width', 256]]) {
       const widget = node.widgets?.find((each) => each.name === name)
+      if (node.type === 'ViewPointCameraPath') continue // its keyframes need its length
       if (widget && widget.value > value) widget.value = value
     }
     if (node.type === 'CLIPLoader') app.graph.remove(node)

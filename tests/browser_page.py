@@ -142,7 +142,7 @@ class ComfyPage:
     def close_dialog(self) -> None:
         """Close what a failed test left open, which would keep the next one from the page."""
         if self.page.locator(".p-dialog").count():
-            self.page.keyboard.press("Escape")
+            self.page.locator(".p-dialog-close-button").last.click()
             self.page.locator(".p-dialog").wait_for(state="detached")
 
     def screenshot(self, name: str) -> None:
