@@ -325,10 +325,11 @@ def saved_prompt_to_360() -> Graph:
         "negative": Link("negative", "conditioning"),
     }
     nodes["patched"] = Node("ViewPointPatchModel", {"model": Link("model", "MODEL")})
+    nodes["shifted"] = Node("ModelSamplingSD3", {"model": Link("patched", "model"), "shift": 5.0})
     conditioned = {part: Link("conditioning", part) for part in ("positive", "negative")}
-    sampling = {"steps": 30, "cfg": 1.0, "sampler_name": "uni_pc", "scheduler": "simple"}
+    sampling = {"steps": 30, "cfg": 5.0, "sampler_name": "uni_pc", "scheduler": "simple"}  # as ViewPointSampler's
     latent = {"latent_image": Link("conditioning", "latent")}
-    nodes["sampler"] = Node("KSampler", {"model": Link("patched", "model"), **conditioned, **latent, **sampling})
+    nodes["sampler"] = Node("KSampler", {"model": Link("shifted", "MODEL"), **conditioned, **latent, **sampling})
     nodes["decode"].inputs["samples"] = Link("sampler", "LATENT")
     return Graph(nodes, SAVED_PROMPT_NOTE)
 
@@ -442,7 +443,8 @@ class Builder:
         values, slots = [], self.slots(node)
         for slot in slots:
             if slot.is_widget:
-                values.append(self.value(node, slot))
+                linked = isinstance(node.inputs.get(slot.name), Link)  # the widget under a link keeps its default
+                values.append(slot.default() if linked else self.value(node, slot))
             if slot.options.get("control_after_generate"):
                 values.append("randomize")
         return values + (["image"] if any(slot.is_upload for slot in slots) else [])

@@ -4,19 +4,17 @@ from typing import Any
 
 VIEWER_PLACE = {"pos": [430, 60], "size": [440, 480]}
 
-# Load a shipped workflow; the types of its nodes that the page does not know.
-LOAD = """async (name) => {
-  const answer = await fetch(`/api/workflow_templates/viewpoint/${name}.json`)
-  await app.loadGraphData(await answer.json(), true, true, name, { openSource: 'template' })
-  return app.graph.nodes.filter((node) => node.has_errors || !LiteGraph.registered_node_types[node.type])
-    .map((node) => node.type).filter((type) => !['Note', 'MarkdownNote'].includes(type))
-}"""
+# Types of the nodes that the page does not know.
+UNKNOWN = """() => app.graph.nodes
+  .filter((node) => node.has_errors || !LiteGraph.registered_node_types[node.type])
+  .map((node) => node.type).filter((type) => !['Note', 'MarkdownNote'].includes(type))"""
 # The text encoder is 11 GB: saved prompts stand in for it. Sizes that a CPU does in seconds.
 SHRINK = """([positive, negative, length]) => {
   for (const node of [...app.graph.nodes]) {
-    for (const [name, value] of [['map_size', 128], ['length', length], ['steps', 2]]) {
+    for (const [name, value] of [['map_size', 128], ['length', length], ['steps', 2], ['erp_width', 256]]) {
       const widget = node.widgets?.find((each) => each.name === name)
-      if (widget && !(name === 'length' && widget.value === 0)) widget.value = value
+      if (node.type === 'ViewPointCameraPath') continue // its keyframes need its length
+      if (widget && widget.value > value) widget.value = value
     }
     if (node.type === 'CLIPLoader') app.graph.remove(node)
     if (node.type !== 'CLIPTextEncode') continue

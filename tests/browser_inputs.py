@@ -68,6 +68,9 @@ def write_inputs(base: Path) -> None:
     write_models(base / "models")
     for seed, name in enumerate(EMBEDDINGS):
         write_text_embedding(base / "input" / name, seed=seed)
+    saved = base / "output" / "text_embeddings"
+    saved.mkdir(parents=True)
+    write_text_embedding(saved / "autumn_forest_00001_.safetensors", seed=len(EMBEDDINGS))
     for asset in ("sample_photo.png", "sample_erp.png"):
         shutil.copy(ASSETS / asset, base / "input" / asset)
     write_start(ASSETS / "sample_clip.mp4", base / "input" / "sample_clip.mp4")

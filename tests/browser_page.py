@@ -99,8 +99,7 @@ class ComfyPage:
             self.note(message.text)
 
     def note_response(self, response: Response) -> None:
-        thumbnail = "/workflow_templates/" in response.url and response.url.endswith(".jpg")  # a workflow may have none
-        if response.status >= 400 and not thumbnail and not any(known in response.url for known in HOST_MISSING):
+        if response.status >= 400 and not any(known in response.url for known in HOST_MISSING):
             self.errors.append(f"{response.status} {response.url}")
 
     def take_errors(self) -> list[str]:
@@ -138,6 +137,12 @@ class ComfyPage:
     def messages(self) -> list[str]:
         """Texts of the dialogs and error toasts on the page."""
         return self.page.locator(".p-dialog, .p-toast-message-error, .p-toast-message-warn").all_inner_texts()
+
+    def close_dialog(self) -> None:
+        """Close what a failed test left open, which would keep the next one from the page."""
+        if self.page.locator(".p-dialog").count():
+            self.page.locator(".p-dialog-close-button").last.click()
+            self.page.locator(".p-dialog").wait_for(state="detached")
 
     def screenshot(self, name: str) -> None:
         """Keep a picture of the page for people to look at."""

@@ -11,7 +11,7 @@ from playwright.sync_api import expect, sync_playwright
 from scripts.browser import provide_browser
 from scripts.comfy_server import ComfyServer, make_base_directory
 from scripts.host import provide_host
-from tests.browser_graph import ANGLES, HOLDERS, LOAD, LOST, RESULT, SHRINK, image, target, viewer, viewer_alone
+from tests.browser_graph import ANGLES, HOLDERS, LOST, RESULT, SHRINK, UNKNOWN, image, target, viewer, viewer_alone
 from tests.browser_inputs import (
     CLIP_FPS,
     CLIP_FRAMES,
@@ -31,7 +31,6 @@ from viewpoint_core.views import render_view
 pytestmark = [pytest.mark.host, pytest.mark.browser]
 REPO = Path(__file__).parents[1]
 WORKFLOWS = sorted(path.stem for path in (REPO / "workflows").glob("*.json"))
-GENERATING = ("text_to_360", "image_to_360", "video_to_360")
 CORNER = 6
 
 
@@ -62,6 +61,7 @@ def opened(server: ComfyServer) -> Iterator[ComfyPage]:
 def comfy(opened: ComfyPage) -> Iterator[ComfyPage]:
     """The page, which must not report an error while a test runs."""
     yield opened
+    opened.close_dialog()
     opened.evaluate("app.graph.clear()")
     assert opened.take_errors() == []
 
@@ -107,31 +107,36 @@ def test_the_page_opens_without_an_error_and_knows_the_viewer(comfy: ComfyPage) 
     comfy.screenshot("page")
 
 
-def test_a_workflow_opens_from_the_template_browser_and_runs(comfy: ComfyPage) -> None:
+def open_template(comfy: ComfyPage, name: str) -> None:
+    """Choose a shipped workflow in the template browser."""
     page = comfy.page
     page.locator(".templates-tab-button").click()
     page.get_by_text("viewpoint", exact=True).last.click()
-    page.get_by_test_id("template-workflow-erp_roundtrip").click()
-    page.wait_for_function("app.graph.nodes.some((node) => node.type === 'ViewPointFromERP')")
+    page.get_by_test_id(f"template-workflow-{name}").click()
+    page.wait_for_function("app.graph.nodes.some((node) => node.type.startsWith('ViewPoint'))")
     page.locator(".p-dialog").wait_for(state="detached")
-    comfy.screenshot("template")
-    comfy.run()
+
+
+def written(server: ComfyServer) -> set[Path]:
+    """What the server's user has to keep."""
+    return {file for file in (server.base / "output").rglob("*") if file.is_file()}
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
-def test_a_shipped_workflow_loads_without_a_message(comfy: ComfyPage, name: str) -> None:
-    assert comfy.evaluate(LOAD, name) == []
+def test_a_shipped_workflow_opens_from_the_template_browser_and_runs(
+    comfy: ComfyPage, server: ComfyServer, name: str
+) -> None:
+    open_template(comfy, name)
     comfy.page.wait_for_timeout(300)
+    assert comfy.evaluate(UNKNOWN) == []
     assert comfy.messages() == []
-
-
-@pytest.mark.parametrize("name", GENERATING)
-def test_a_shipped_workflow_runs_from_the_page(comfy: ComfyPage, server: ComfyServer, name: str) -> None:
-    comfy.evaluate(LOAD, name)
+    comfy.screenshot(f"workflow_{name}")
     comfy.evaluate(SHRINK, [*EMBEDDINGS, LENGTH])
-    before = set((server.base / "output").rglob("*.mp4"))
+    before = written(server)
     comfy.run(timeout_ms=180_000)
-    assert set((server.base / "output").rglob("*.mp4")) - before
+    made = written(server) - before
+    assert {file.suffix for file in made} & {".mp4", ".png", ".jpg"}
+    comfy.screenshot(f"workflow_{name}_ran")
 
 
 # Looking around

@@ -17,13 +17,9 @@ from scripts.comfy_client import PromptFailed, PromptInterrupted, PromptRefused
 from scripts.comfy_server import ComfyServer, force_partial_loading, make_base_directory
 from scripts.host import provide_host
 from scripts.tiny_models import write_models, write_text_embedding
-from scripts.workflow_edit import nodes_of, read_workflow, with_inputs, with_map_size, with_saved_embeddings
+from scripts.workflow_edit import nodes_of, read_workflow, with_inputs
+from tests.workflow_runs import API, ASSETS, ERP_WIDTH, MAP, Workflow, add, only_output, read_video, set_on, small
 
-REPO = Path(__file__).parents[1]
-API = REPO / "workflows" / "api"
-ASSETS = REPO / "workflows" / "assets"
-MAP, ERP_WIDTH = 128, 192
-Workflow = dict[str, dict[str, Any]]
 pytestmark = pytest.mark.host
 
 
@@ -38,31 +34,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
         for asset in ("sample_clip.mp4", "sample_photo.png", "sample_erp.png"):
             running.client.upload_file(ASSETS / asset)
         yield running
-
-
-def small(name: str, *, positive: str = "positive.safetensors", length: int | None = 5, **sampling: Any) -> Workflow:
-    """A shipped API workflow with tiny settings."""
-    workflow = with_saved_embeddings(read_workflow(API / f"{name}.json"), positive, "negative.safetensors")
-    workflow = with_map_size(workflow, MAP)
-    if length is not None and nodes_of(workflow, "ViewPointConditioning"):
-        workflow = with_inputs(workflow, {"ViewPointConditioning": {"length": length}})
-    if length is not None and name == "image_to_360":
-        workflow = with_inputs(workflow, {"ViewPointPlaceView": {"length": length}})
-    if nodes_of(workflow, "ViewPointSampler"):
-        workflow = with_inputs(workflow, {"ViewPointSampler": {"steps": 2, **sampling}})
-    return workflow
-
-
-def read_video(file: Path) -> np.ndarray:
-    """Frames (T, H, W, 3) of a video file."""
-    with av.open(str(file)) as container:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
-
-
-def only_output(server: ComfyServer, workflow: Workflow) -> Path:
-    """Run a workflow; the one file that it wrote."""
-    (file,) = server.client.outputs(server.client.run(workflow))
-    return file
 
 
 def panorama_frames(server: ComfyServer, workflow: Workflow) -> np.ndarray:
@@ -272,18 +243,6 @@ def test_saved_embedding_is_the_prompt_and_runs(server: ComfyServer) -> None:
 def test_embedding_files_outside_the_hosts_folders_are_refused(server: ComfyServer, file: str) -> None:
     with pytest.raises(PromptRefused):
         server.client.run(small("text_to_360", positive=file))
-
-
-def add(workflow: Workflow, name: str, class_type: str, **inputs: Any) -> list:
-    """Add a node; a link to its first output."""
-    workflow[name] = {"class_type": class_type, "inputs": inputs}
-    return [name, 0]
-
-
-def set_on(workflow: Workflow, class_type: str, **inputs: Any) -> None:
-    """Set inputs on all nodes of a class, in place."""
-    for node in nodes_of(workflow, class_type):
-        workflow[node]["inputs"].update(inputs)
 
 
 def grey(workflow: Workflow, width: int, height: int, frames: int = 1) -> list:
