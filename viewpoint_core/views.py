@@ -183,9 +183,11 @@ def render_view(
     if erp.ndim != 4 or len(erp) != 1:
         check_frames(erp, path, "erp")
     views = erp.new_empty(len(path), erp.shape[1], height, width)
-    path = path.turned(**angles)
+    path, of_camera = path.turned(**angles), None
     for frame, source in enumerate(erp.expand(len(path), -1, -1, -1)):
-        grid = erp_view_grid(erp.shape[-1], height, width, **path.camera(frame))
+        camera = path.camera(frame)
+        if camera != of_camera:  # past the cache: cameras of one use would put out the grids that are used again
+            grid, of_camera = erp_view_grid.__wrapped__(erp.shape[-1], height, width, **camera), camera
         views[frame] = sample(source, grid, interpolation=interpolation, border="erp")
     return views
 
