@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -183,6 +184,11 @@ def chosen_file(name: str, suffixes: Collection[str]) -> Path:
     if not path.is_file():
         raise ValueError(f"file {name!r} is not in ComfyUI's {base.name} folder")
     return path
+
+
+def file_change(name: str | None, suffixes: Collection[str]) -> float:
+    """What differs once a chosen file changed. A linked name is not known yet (None): nan, which never equals."""
+    return math.nan if name is None else chosen_file(name, suffixes).stat().st_mtime
 
 
 def output_path(prefix: str, suffix: str, width: int = 0, height: int = 0, *, kind: str = "output") -> tuple[Path, str]:

@@ -246,3 +246,19 @@ def test_a_clip_that_is_too_short_says_how_long_it_is(server: ComfyServer) -> No
 def test_files_outside_and_lengths_that_do_not_fit_are_refused(server: ComfyServer, file: str, length: int) -> None:
     with pytest.raises(PromptRefused):
         server.client.run(placed_and_saved(clip_loader(file, length=length)))
+
+
+def linked(server: ComfyServer, length: int, **inputs: Any) -> list[torch.Tensor]:
+    """Pictures of a clip whose length comes by a link."""
+    workflow = placed_and_saved(clip_loader("sound.mov", length=["number", 0], **inputs))
+    return run(server, workflow | {"number": node("PrimitiveInt", value=length)})[0]
+
+
+@pytest.mark.host
+def test_a_linked_length_is_checked_once_it_is_known(server: ComfyServer) -> None:
+    assert len(linked(server, 9)) == 9
+    for length, words in ((6, r"expected 4k \+ 1"), (4101, "length is 4101; expected at most 4097")):
+        with pytest.raises(PromptFailed, match=words):
+            linked(server, length)
+    with pytest.raises(PromptRefused, match="4101"):
+        run(server, placed_and_saved(clip_loader("sound.mov", length=4101)))

@@ -232,6 +232,17 @@ def check_an_embedding_with_more_than_the_prompt_is_not_saved_in_part() -> None:
     expect_error(lambda: ViewPointSaveTextEmbedding.execute(conditioning, "x"), "noise_concat")
 
 
+def check_linked_names_are_left_to_execute() -> None:
+    from pack.nodes.clip import ViewPointLoadClip
+    from pack.nodes.text_embedding import ViewPointLoadTextEmbedding
+
+    assert ViewPointLoadTextEmbedding.validate_inputs(None) is True
+    assert ViewPointLoadClip.validate_inputs(None, 5) is True
+    assert ViewPointLoadClip.fingerprint_inputs(None, length=5) != ViewPointLoadClip.fingerprint_inputs(None, length=5)
+    expect_error(lambda: ViewPointLoadTextEmbedding.execute("/etc/passwd"), "inside ComfyUI's input or output folder")
+    expect_error(lambda: ViewPointLoadClip.execute("a.mp4", 0.0, 5, 0.0, 0), "fps 0.0")
+
+
 def check_metadata_of_the_checkpoint_wins_over_the_schedule_input() -> None:
     model = load(33)
     model.model.model_config.metadata = {"viewpoint.perspective_blocks": "0,2"}
