@@ -250,16 +250,23 @@ def loaded_upscaler(
     model.to(device)
     roomy = device.type == "cuda" and free_memory(device) > tile_bytes + extra_bytes
     after = device if roomy else torch.device("cpu")
+
+    def upscale(picture: torch.Tensor) -> torch.Tensor:
+        nonlocal tile  # a size that was too large once is not tried again
+        scaled, tile = upscale_by_tiles(model, picture, tile, device, after)
+        return scaled
+
     try:
-        yield lambda picture: upscale_by_tiles(model, picture, tile, device, after), after
+        yield upscale, after
     finally:
         model.to("cpu")
 
 
 def upscale_by_tiles(
     model: Any, picture: torch.Tensor, tile: int, device: torch.device, after: torch.device
-) -> torch.Tensor:
-    """A picture (3, h, w) through an upscale model on `device`, as float32 on the device `after`."""
+) -> tuple[torch.Tensor, int]:
+    """A picture (3, h, w) through an upscale model on `device`, as float32 on the device `after`, and the side of the
+    tiles that memory was enough for."""
 
     def run(part: torch.Tensor) -> torch.Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
@@ -270,7 +277,7 @@ def upscale_by_tiles(
             scaled = comfy.utils.tiled_scale(
                 picture[None], run, tile, tile, TILE_OVERLAP, upscale_amount=model.scale, output_device=after
             )
-            return scaled[0]
+            return scaled[0], tile
         except comfy.model_management.OOM_EXCEPTION:
             if tile // 2 < SMALLEST_TILE:
                 raise

@@ -51,7 +51,8 @@ class UpscalePlan:
 
 
 def plan_upscale(frames: Tensor, model: Any, width: int, passes: int, tile: int) -> UpscalePlan:
-    """Check all that can be checked before work. Raises ValueError for no map, no RGB model and an impossible width."""
+    """Check all that can be checked before work. Raises ValueError for no map, no RGB model, an impossible width and
+    more memory than is free."""
     check_map(frames)
     if model is not None:
         check_upscale_model(model)
@@ -61,7 +62,20 @@ def plan_upscale(frames: Tensor, model: Any, width: int, passes: int, tile: int)
     check_erp_width(width)
     if width > MAX_ERP_WIDTH:
         raise ValueError(f"the panorama would be {width} pixels wide; expected at most {MAX_ERP_WIDTH}")
-    return replace(plan, width=width)
+    plan = replace(plan, width=width)
+    check_working_room(plan)
+    return plan
+
+
+def check_working_room(plan: UpscalePlan) -> None:
+    """Raise ValueError where one panorama and its charts would not fit into free memory."""
+    needed, free, side = plan.working_bytes, free_memory(), plan.layout.side * plan.scale
+    if needed > free:
+        raise ValueError(
+            f"one panorama of {plan.width} x {plan.width // 2} by way of charts of {side} x {side} needs "
+            f"{needed / GIB:.1f} GiB of memory, {free / GIB:.1f} GiB are free; expected fewer passes, or a model of a "
+            "smaller factor"
+        )
 
 
 @contextmanager
