@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -176,8 +177,9 @@ def listed_files(kind: str, suffixes: Collection[str]) -> list[str]:
 
 def chosen_file(name: str, suffixes: Collection[str]) -> Path:
     """A file name from a workflow to its path. Raises ValueError if it leaves the host's folders or does not exist."""
-    base = folder("output" if name.endswith(OUTPUT_MARK) else "input").resolve()
-    path = (base / name.removesuffix(OUTPUT_MARK)).resolve()
+    # links in the folder may lead out of it, as the host's own loaders let them: the user put them there
+    base = Path(os.path.abspath(folder("output" if name.endswith(OUTPUT_MARK) else "input")))
+    path = Path(os.path.abspath(base / name.removesuffix(OUTPUT_MARK)))
     if not path.is_relative_to(base) or path.suffix.lower() not in suffixes:
         expected = ", ".join(sorted(suffixes))
         raise ValueError(f"file is {name!r}; expected a {expected} file inside ComfyUI's input or output folder")
