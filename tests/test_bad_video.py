@@ -116,6 +116,14 @@ def test_sound_that_starts_late_or_ends_early_stays_in_its_place(
     assert beep == pytest.approx((sound_s[0] + 0.1) * SOUND_RATE, abs=32)
 
 
+def test_sound_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
+    file = write_pictures(tmp_path / "a.mkv", numbered(24), beep_s=0.5)
+    unknown = tmp_path / "unknown.mkv"
+    unknown.write_bytes(file.read_bytes().replace(b"A_PCM/INT/LIT", b"A_XYZ/XYZ/XYZ"))
+    with pytest.raises(ValueError, match=r"unknown\.mkv: the sound cannot be decoded \(it is of no known kind\)"):
+        read_clip(unknown, start_s=0, length=1, fps=16)
+
+
 def test_pixels_that_are_not_square_become_square(tmp_path: Path) -> None:
     file = write_pictures(tmp_path / "a.mp4", [corners(48, 32)] * 5, aspect=Fraction(4, 3))
     assert read_clip(file, start_s=0, length=1, fps=16)[0].shape == (1, 3, 32, 64)

@@ -290,6 +290,17 @@ def test_a_sharp_clip_stays_sharp() -> None:
     assert float((inside > 0.95).float().mean()) > 0.2
 
 
+@pytest.mark.parametrize(
+    ("colour_match", "words"),
+    [("off", "covers no pixel of a panorama 64 wide"), ("clip to panorama", "too small to match")],
+)
+def test_a_view_too_small_for_any_pixel_is_refused(colour_match: str, words: str) -> None:
+    with pytest.raises(ValueError, match=f"a view of 0.05 degrees .*{words}"):
+        composite_view(
+            torch.zeros(2, 3, 32, 64), torch.zeros(2, 3, 16, 16), fov_deg=0.05, feather_deg=0, colour_match=colour_match
+        )
+
+
 def test_bad_composites_are_refused_in_plain_words() -> None:
     erp, view = torch.zeros(2, 3, 32, 64), torch.zeros(2, 3, 16, 16)
     with pytest.raises(ValueError, match="panorama has 2 frames .* and the clip 1 .*expected as many"):

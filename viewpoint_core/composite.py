@@ -114,12 +114,18 @@ def overlap_colours(erp: Tensor, view: Tensor, cameras: list[tuple[dict, slice]]
     area = torch.cos(erp_directions(height, 2 * height)[..., 1].asin()).float()
     shown: list[tuple[Tensor, Tensor, Tensor]] = []
     for camera, frames in cameras:
+        shown_before = len(shown)
         small = F.interpolate(erp[frames].float(), size=(height, 2 * height), mode="area").cpu()
         for band in draw_bands(view[frames].float(), height, camera, 0, "bilinear"):
             whole = (band.weight >= 1).cpu()
             panorama = small[:, :, band.rows][..., whole].mean(0).T
             clip = band.colour.cpu()[..., whole].mean(0).T
             shown.append((panorama, clip, area[band.rows][whole]))
+        if not any(len(weight) for _, _, weight in shown[shown_before:]):
+            raise ValueError(
+                f"a view of {camera['fov_deg']} degrees is too small to match colours by; give its true field of view, "
+                "or choose 'off'"
+            )
     return tuple(torch.cat(parts) for parts in zip(*shown, strict=True))
 
 
@@ -157,10 +163,17 @@ def composite_view(
             view = match_colours(clip, panorama, area).apply(view)
     out, weights = erp.clone(), erp.new_zeros(len(erp), *erp.shape[-2:])
     for camera, frames in cameras:
+        drawn = False
         for band in draw_bands(view[frames], erp.shape[-2], camera, math.radians(feather_deg), interpolation):
+            drawn = True
             below = out[frames, :, band.rows]
             out[frames, :, band.rows] = below * (1 - band.weight).to(below) + band.colour.to(below)
             weights[frames, band.rows] = band.weight.to(weights)
+        if not drawn:
+            raise ValueError(
+                f"a view of {camera['fov_deg']} degrees covers no pixel of a panorama {erp.shape[-1]} wide; "
+                "upscale the panorama first"
+            )
     return out, weights
 
 

@@ -10,6 +10,7 @@ import av
 import numpy as np
 import torch
 from av.audio.resampler import AudioResampler
+from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace
@@ -210,20 +211,29 @@ def read_sound(file: Path, begin: float, seconds: float) -> tuple[Tensor, int] |
         if not container.streams.audio:
             return None
         stream = container.streams.audio[0]
-        rate, layout = stream.rate, stream.layout
-        resampler = AudioResampler(format="fltp", layout=layout, rate=rate)
-        sound, end = np.zeros((layout.nb_channels, round(seconds * rate)), np.float32), 0
-        container.seek(max(0, int((begin - SEEK_SECONDS) / stream.time_base)), stream=stream, backward=True)
+        if stream.codec_context is None:
+            raise ValueError(f"{file}: the sound cannot be decoded (it is of no known kind)")
         try:
-            for frame in container.decode(stream):
-                first = round((float(frame.time or 0) - begin) * rate)
-                if first >= sound.shape[1]:
-                    break
-                samples = np.concatenate([part.to_ndarray() for part in resampler.resample(frame)], axis=1)
-                samples = samples[:, max(0, -first) :][:, : sound.shape[1] - max(0, first)]
-                start = max(0, first)
-                sound[:, start : start + samples.shape[1]] = samples
-                end = max(end, start + samples.shape[1]) if samples.shape[1] else end
+            return decode_sound(container, stream, begin, seconds)
         except av.FFmpegError as error:
             raise ValueError(f"{file}: the sound cannot be decoded ({error.strerror})") from error
-        return (torch.from_numpy(sound[:, :end]), rate) if end else None
+
+
+def decode_sound(
+    container: InputContainer, stream: AudioStream, begin: float, seconds: float
+) -> tuple[Tensor, int] | None:
+    """What `read_sound` gives, of an open file. Raises FFmpegError for damage."""
+    rate, layout = stream.rate, stream.layout
+    resampler = AudioResampler(format="fltp", layout=layout, rate=rate)
+    sound, end = np.zeros((layout.nb_channels, round(seconds * rate)), np.float32), 0
+    container.seek(max(0, int((begin - SEEK_SECONDS) / stream.time_base)), stream=stream, backward=True)
+    for frame in container.decode(stream):
+        first = round((float(frame.time or 0) - begin) * rate)
+        if first >= sound.shape[1]:
+            break
+        samples = np.concatenate([part.to_ndarray() for part in resampler.resample(frame)], axis=1)
+        samples = samples[:, max(0, -first) :][:, : sound.shape[1] - max(0, first)]
+        start = max(0, first)
+        sound[:, start : start + samples.shape[1]] = samples
+        end = max(end, start + samples.shape[1]) if samples.shape[1] else end
+    return (torch.from_numpy(sound[:, :end]), rate) if end else None
