@@ -22,6 +22,7 @@ from .rotation import rotation_angle
 from .rotation_fit import INLIER_PIXELS, Cameras, Fit, PairFit, fit_all, fit_pair, transfer_error
 
 WHEN_UNSURE = ("stop", "hold")
+MAX_FRAMES = 600  # the fit's normal equations grow with the square of the frames, its time with the cube
 MIN_FEATURES = 24
 MIN_AGREEING = 14  # matches; by chance two random frames reach five
 MIN_SHARE = 0.2  # of a pair's matches
@@ -50,8 +51,10 @@ def estimate_camera(
 
     fov_deg: horizontal, of the reference frame; None finds it out, which needs a camera that turns enough. zoom: each
     frame has a field of view of its own. when_unsure: "stop" raises ValueError where frames cannot be told, "hold"
-    keeps the camera still there, or between its neighbours, with confidence 0. `on_frame` is called once a frame.
-    Raises ValueError for fewer than two frames, and where the field of view is asked for but cannot be told.
+    keeps the camera still there, or between its neighbours, with confidence 0; a path that frames far apart
+    contradict is kept with little confidence. `on_frame` is called once a frame.
+    Raises ValueError for fewer than two frames or more than MAX_FRAMES, and where the field of view is asked for but
+    cannot be told.
     """
     check_request(frames, fov_deg, reference, when_unsure)
     opencv()
@@ -70,6 +73,8 @@ def check_request(frames: Tensor, fov_deg: float | None, reference: int, when_un
         raise ValueError(f"frames: expected RGB frames (T, 3, H, W), got {tuple(frames.shape)}")
     if len(frames) < 2:
         raise ValueError("the clip has 1 frame; a camera's path is estimated from two frames or more")
+    if len(frames) > MAX_FRAMES:
+        raise ValueError(f"the clip has {len(frames)} frames; at most {MAX_FRAMES} are fitted at once: cut the clip")
     if fov_deg is not None:
         check_fov(fov_deg)
     if not 0 <= reference < len(frames):
@@ -214,11 +219,15 @@ def summarise(
             f"the camera's path cannot be told: {contradicted:.0%} of the links between frames far apart contradict "
             f"it, by up to {drift:.1f} degrees. Cut the clip, or choose 'hold'"
         )
+    if contradicted > MAX_CONTRADICTION:  # below what "stop" takes, for all frames: which of them err is unknown
+        confidence = confidence.clamp(max=MIN_CONFIDENCE * (1 - contradicted))
+    else:
+        contradicted = 0.0
     confidence[list(unsure)] = 0
     cameras = held(cameras, confidence > 0, reference)
     fov_deg = (2 * torch.atan(width / 2 / cameras.focal)).rad2deg()
     path = path_from_rotations(cameras.rotation[reference].T @ cameras.rotation, fov_deg, confidence)
-    return Estimate(path, drift, chained, agreeing, matched, unsure)
+    return Estimate(path, drift, chained, agreeing, matched, unsure, contradicted)
 
 
 def tally(clip: Clip, cameras: Cameras, reached: Tensor) -> tuple[Tensor, Tensor]:
