@@ -10,6 +10,7 @@ import sys
 
 import comfy.model_management
 import pack.nodes.host as pack_host
+import pack.nodes.memory as memory
 import pack.nodes.upscale as upscale_nodes
 from comfy_extras.nodes_upscale_model import ImageUpscaleWithModel
 from spandrel import ModelLoader
@@ -107,14 +108,14 @@ def check_a_video_beyond_memory_is_refused_before_work() -> None:
 def check_charts_beyond_memory_are_refused_before_work() -> None:
     model, frames = upscaler(4), torch.zeros(1, 3, 736, 736)
     upscale_nodes.plan_upscale(frames, model, 4096, 1, 512)
-    free = upscale_nodes.free_memory
-    upscale_nodes.free_memory = lambda: 8 << 30
+    free = memory.free_memory
+    memory.free_memory = lambda: 8 << 30
     try:
         expect_error(lambda: upscale_nodes.plan_upscale(frames, model, 8192, 3, 512), "expected fewer passes")
         expect_error(lambda: upscale_nodes.plan_upscale(frames, model, 8192, 3, 512), "charts of 26112 x 26112")
         upscale_nodes.plan_upscale(frames, model, 8192, 2, 512)
     finally:
-        upscale_nodes.free_memory = free
+        memory.free_memory = free
 
 
 if __name__ == "__main__":
