@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..viewpoint_core.conditioning import check_length
 from ..viewpoint_core.video import VIDEO_SUFFIXES, read_clip
-from .host import chosen_file, file_change, listed_files, node_schema
+from .host import chosen_file, file_change, listed_files, node_schema, progress_bar
 
 CATEGORY = "ViewPoint/input"
 MAX_FPS = 240
@@ -88,8 +88,14 @@ class ViewPointLoadClip(io.ComfyNode):
                 f"start_s is {start_s}, fps {fps} and longest_side {longest_side}; expected 0 or more, 1 to {MAX_FPS}, "
                 "and 0 or more"
             )
+        path, progress = chosen_file(file, VIDEO_SUFFIXES), progress_bar(length)
         pictures, sound = read_clip(
-            chosen_file(file, VIDEO_SUFFIXES), start_s=start_s, length=length, fps=fps, longest_side=longest_side
+            path,
+            start_s=start_s,
+            length=length,
+            fps=fps,
+            longest_side=longest_side,
+            on_frame=lambda: progress.update(1),
         )
         audio = None if sound is None else {"waveform": sound[0][None], "sample_rate": sound[1]}
         return io.NodeOutput(pictures.movedim(1, -1).float().div_(255), audio, fps)

@@ -124,6 +124,22 @@ def test_sound_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
         read_clip(unknown, start_s=0, length=1, fps=16)
 
 
+@pytest.mark.parametrize("start", [0.0, 1.5])
+def test_each_picture_is_told_and_loading_can_be_stopped(tmp_path: Path, start: float) -> None:
+    file, told = write_pictures(tmp_path / "a.mkv", numbered(48)), []
+
+    def stop() -> None:
+        told.append(1)
+        if len(told) > 12:
+            raise InterruptedError
+
+    read_clip(file, start_s=start, length=9, fps=16, on_frame=lambda: told.append(1))
+    assert len(told) == 9
+    with pytest.raises(InterruptedError):
+        read_clip(file, start_s=start, length=9, fps=16, on_frame=stop)
+    assert len(told) == 13
+
+
 def test_pixels_that_are_not_square_become_square(tmp_path: Path) -> None:
     file = write_pictures(tmp_path / "a.mp4", [corners(48, 32)] * 5, aspect=Fraction(4, 3))
     assert read_clip(file, start_s=0, length=1, fps=16)[0].shape == (1, 3, 32, 64)

@@ -203,6 +203,20 @@ def test_other_bad_input_is_refused() -> None:
         estimate_camera(clip[:, :1], 75)
 
 
+def test_the_fit_can_be_stopped_after_all_frames_are_told(erp: Tensor) -> None:
+    told: list[str] = []
+
+    def stop() -> None:
+        told.append("step")
+        if len(told) == 12:
+            raise KeyboardInterrupt
+
+    clip = taken(erp, shaken(still_path(4, fov_deg=75), 1), shutter=0)
+    with pytest.raises(KeyboardInterrupt):
+        estimate_camera(clip, 75, on_frame=lambda: told.append("frame"), on_step=stop)
+    assert told == ["frame"] * 4 + ["step"] * 8
+
+
 def test_without_opencv_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(RuntimeError, match="pip install opencv-python"):

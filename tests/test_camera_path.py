@@ -261,6 +261,14 @@ def test_a_path_leaves_the_cached_grids_of_still_cameras_alone() -> None:
     assert views.erp_view_grid.cache_info() == before
 
 
+def test_each_frame_of_a_path_is_told() -> None:
+    told: list[int] = []
+    place_view(torch.rand(6, 3, 24, 32), 64, path=typed(SHAKE, 6), on_frame=lambda: told.append(1))
+    assert len(told) == 6
+    render_view(torch.rand(1, 3, 64, 128), 24, 32, path=typed(SHAKE, 7), on_frame=lambda: told.append(1))
+    assert len(told) == 13
+
+
 def test_a_path_that_stands_still_makes_its_grid_once(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
     rays = views.view_directions
