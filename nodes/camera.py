@@ -171,7 +171,7 @@ class ViewPointEstimateCamera(io.ComfyNode):
     def execute(cls, view: Tensor, fov_deg: float, zoom: bool, reference: int, when_unsure: str) -> io.NodeOutput:
         """Convert, one core call, convert."""
         frames = image_to_frames(view, "view")
-        progress = progress_bar(len(frames))
+        progress = progress_bar(len(frames) + 1)  # the fit, whose steps nobody can count before, is the last part
         found = estimate_camera(
             frames,
             fov_deg or None,
@@ -179,6 +179,8 @@ class ViewPointEstimateCamera(io.ComfyNode):
             reference=reference,
             when_unsure=when_unsure,
             on_frame=lambda: progress.update(1),
+            on_step=lambda: progress.update(0),  # raises once the user cancels
         )
+        progress.update(1)
         drift = -1.0 if math.isnan(found.drift_deg) else found.drift_deg
         return io.NodeOutput(found.path, found.lowest_confidence(), drift, found.report())

@@ -4,10 +4,18 @@ from comfy_api.latest import io
 
 from ..viewpoint_core.conditioning import check_length
 from ..viewpoint_core.video import VIDEO_SUFFIXES, read_clip
-from .host import chosen_file, listed_files, node_schema
+from .host import chosen_file, file_change, listed_files, node_schema, progress_bar
 
 CATEGORY = "ViewPoint/input"
 MAX_FPS = 240
+MAX_LENGTH = 4097
+
+
+def check_clip_length(length: int) -> None:
+    """Raise ValueError for a number of frames that is not 4k + 1 or too many."""
+    check_length(length)
+    if length > MAX_LENGTH:
+        raise ValueError(f"length is {length}; expected at most {MAX_LENGTH}")
 
 
 class ViewPointLoadClip(io.ComfyNode):
@@ -43,7 +51,7 @@ class ViewPointLoadClip(io.ComfyNode):
                     "length",
                     default=49,
                     min=1,
-                    max=4097,
+                    max=MAX_LENGTH,
                     step=4,
                     tooltip="Frames to load, 4k + 1. At 16 fps 49 are 3 seconds and 81 are 5.",
                 ),
@@ -73,24 +81,39 @@ class ViewPointLoadClip(io.ComfyNode):
 
     @classmethod
     def execute(cls, file: str, start_s: float, length: int, fps: float, longest_side: int) -> io.NodeOutput:
-        """Read the part, convert."""
+        """Check what came by a link too, read the part, convert."""
+        check_clip_length(length)
+        if start_s < 0 or not 1 <= fps <= MAX_FPS or longest_side < 0:
+            raise ValueError(
+                f"start_s is {start_s}, fps {fps} and longest_side {longest_side}; expected 0 or more, 1 to {MAX_FPS}, "
+                "and 0 or more"
+            )
+        path, progress = chosen_file(file, VIDEO_SUFFIXES), progress_bar(length)
         pictures, sound = read_clip(
-            chosen_file(file, VIDEO_SUFFIXES), start_s=start_s, length=length, fps=fps, longest_side=longest_side
+            path,
+            start_s=start_s,
+            length=length,
+            fps=fps,
+            longest_side=longest_side,
+            on_frame=lambda: progress.update(1),
         )
         audio = None if sound is None else {"waveform": sound[0][None], "sample_rate": sound[1]}
         return io.NodeOutput(pictures.movedim(1, -1).float().div_(255), audio, fps)
 
     @classmethod
-    def validate_inputs(cls, file: str, length: int) -> bool | str:
-        """Refuse names outside the host's folders and impossible lengths before anything runs."""
+    def validate_inputs(cls, file: str | None, length: int | None) -> bool | str:
+        """Refuse names outside the host's folders and impossible lengths before anything runs. What is linked comes as
+        None, and `execute` checks it."""
         try:
-            chosen_file(file, VIDEO_SUFFIXES)
-            check_length(length)
+            if file is not None:
+                chosen_file(file, VIDEO_SUFFIXES)
+            if length is not None:
+                check_clip_length(length)
         except ValueError as error:
             return str(error)
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, file: str, **_: object) -> float:
+    def fingerprint_inputs(cls, file: str | None, **_: object) -> float:
         """Run again when the file changed."""
-        return chosen_file(file, VIDEO_SUFFIXES).stat().st_mtime
+        return file_change(file, VIDEO_SUFFIXES)

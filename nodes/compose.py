@@ -7,8 +7,9 @@ from ..viewpoint_core.camera_path import CameraPath
 from ..viewpoint_core.compose import compose_maps
 from ..viewpoint_core.composite import COLOUR_MATCHES, composite_view
 from .camera import camera_path_input
-from .convert import frames_to_image, image_to_frames, mask_to_frames
-from .host import node_schema
+from .convert import image_to_frames, mask_to_frames, own_frames_to_image
+from .host import node_schema, progress_bar
+from .memory import check_room
 from .projection import angle_inputs, interpolation_input
 
 
@@ -56,8 +57,16 @@ class ViewPointCompose(io.ComfyNode):
             mask_to_frames(mask.to(frames.device), name, len(frames), *frames.shape[-2:])
             for frames, mask, name in ((below, lower_mask, "lower_mask"), (above, upper_mask, "upper_mask"))
         ]
-        maps, known = compose_maps(below, masks[0], above, masks[1], feather_deg=feather_deg)
-        return io.NodeOutput(frames_to_image(maps), known)
+        check_room(
+            6 * 4 * masks[0].numel(),
+            f"{len(below)} maps of side {below.shape[-1]} and their masks",
+            "give fewer frames or a smaller map",
+        )
+        progress = progress_bar(len(below))
+        maps, known = compose_maps(
+            below, masks[0], above, masks[1], feather_deg=feather_deg, on_frame=lambda: progress.update(1)
+        )
+        return io.NodeOutput(own_frames_to_image(maps), known)
 
 
 class ViewPointComposite(io.ComfyNode):
@@ -111,6 +120,12 @@ class ViewPointComposite(io.ComfyNode):
     ) -> io.NodeOutput:
         """Convert, one core call, convert."""
         panorama, clip = image_to_frames(erp, "erp"), image_to_frames(view, "view")
+        check_room(
+            4 * 4 * panorama[:, 0].numel(),
+            f"{len(panorama)} panoramas of {panorama.shape[-1]} x {panorama.shape[-2]} and their masks",
+            "give fewer frames or a smaller panorama",
+        )
+        progress = progress_bar(len(panorama))
         out, weight = composite_view(
             panorama,
             clip.to(panorama.device),
@@ -118,6 +133,7 @@ class ViewPointComposite(io.ComfyNode):
             feather_deg=feather_deg,
             colour_match=colour_match,
             interpolation=interpolation,
+            on_frame=lambda: progress.update(1),
             **angles,
         )
-        return io.NodeOutput(frames_to_image(out), weight)
+        return io.NodeOutput(own_frames_to_image(out), weight)

@@ -45,6 +45,11 @@ def frames_to_image(frames: Tensor) -> Tensor:
     return frames.clamp(0, 1).movedim(1, -1).contiguous()
 
 
+def own_frames_to_image(frames: Tensor) -> Tensor:
+    """Likewise of frames that nobody else holds, changed in place; no copy where their channels lie last in memory."""
+    return frames.clamp_(0, 1).movedim(1, -1).contiguous()
+
+
 def mask_to_frames(mask: Tensor, name: str, frames: int, height: int, width: int) -> Tensor:
     """MASK (T, H, W), or (H, W) for one frame -> (frames, H, W). Raises ValueError unless it fits its video."""
     mask = mask[None] if mask.ndim == 2 else mask

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import math
+import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -175,14 +177,20 @@ def listed_files(kind: str, suffixes: Collection[str]) -> list[str]:
 
 def chosen_file(name: str, suffixes: Collection[str]) -> Path:
     """A file name from a workflow to its path. Raises ValueError if it leaves the host's folders or does not exist."""
-    base = folder("output" if name.endswith(OUTPUT_MARK) else "input").resolve()
-    path = (base / name.removesuffix(OUTPUT_MARK)).resolve()
+    # links in the folder may lead out of it, as the host's own loaders let them: the user put them there
+    base = Path(os.path.abspath(folder("output" if name.endswith(OUTPUT_MARK) else "input")))
+    path = Path(os.path.abspath(base / name.removesuffix(OUTPUT_MARK)))
     if not path.is_relative_to(base) or path.suffix.lower() not in suffixes:
         expected = ", ".join(sorted(suffixes))
         raise ValueError(f"file is {name!r}; expected a {expected} file inside ComfyUI's input or output folder")
     if not path.is_file():
         raise ValueError(f"file {name!r} is not in ComfyUI's {base.name} folder")
     return path
+
+
+def file_change(name: str | None, suffixes: Collection[str]) -> float:
+    """What differs once a chosen file changed. A linked name is not known yet (None): nan, which never equals."""
+    return math.nan if name is None else chosen_file(name, suffixes).stat().st_mtime
 
 
 def output_path(prefix: str, suffix: str, width: int = 0, height: int = 0, *, kind: str = "output") -> tuple[Path, str]:
@@ -244,16 +252,23 @@ def loaded_upscaler(
     model.to(device)
     roomy = device.type == "cuda" and free_memory(device) > tile_bytes + extra_bytes
     after = device if roomy else torch.device("cpu")
+
+    def upscale(picture: torch.Tensor) -> torch.Tensor:
+        nonlocal tile  # a size that was too large once is not tried again
+        scaled, tile = upscale_by_tiles(model, picture, tile, device, after)
+        return scaled
+
     try:
-        yield lambda picture: upscale_by_tiles(model, picture, tile, device, after), after
+        yield upscale, after
     finally:
         model.to("cpu")
 
 
 def upscale_by_tiles(
     model: Any, picture: torch.Tensor, tile: int, device: torch.device, after: torch.device
-) -> torch.Tensor:
-    """A picture (3, h, w) through an upscale model on `device`, as float32 on the device `after`."""
+) -> tuple[torch.Tensor, int]:
+    """A picture (3, h, w) through an upscale model on `device`, as float32 on the device `after`, and the side of the
+    tiles that memory was enough for."""
 
     def run(part: torch.Tensor) -> torch.Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
@@ -264,7 +279,7 @@ def upscale_by_tiles(
             scaled = comfy.utils.tiled_scale(
                 picture[None], run, tile, tile, TILE_OVERLAP, upscale_amount=model.scale, output_device=after
             )
-            return scaled[0]
+            return scaled[0], tile
         except comfy.model_management.OOM_EXCEPTION:
             if tile // 2 < SMALLEST_TILE:
                 raise

@@ -1,5 +1,6 @@
 """The node that shows a panorama or a map inside the graph, to look around in."""
 
+import math
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -12,7 +13,7 @@ from ..viewpoint_core.spherical_metadata import replacing
 from ..viewpoint_core.viewpoint_map import check_erp, check_map
 from .convert import image_to_frames
 from .host import node_schema, output_path
-from .output import MAX_FPS, check_choice, encode_video, frame_bytes, frame_rate
+from .output import MAX_FPS, check_audio, check_choice, encode_video, frame_bytes, frame_rate
 
 CHECKS = {"erp": check_erp, "viewpoint": check_map}
 RESULT = "viewpoint_360"  # what web/viewpoint_preview.js looks for
@@ -20,12 +21,25 @@ CRF = 18
 PNG_COMPRESSION = 1  # a preview is written often and kept only while the host runs
 
 
-def frames_and_sound(source: Any, fps: float) -> tuple[Tensor, float, Any]:
-    """IMAGE or VIDEO -> frames (T, 3, H, W), frames per second and AUDIO or None. A VIDEO brings its own rate."""
+def frames_and_sound(source: Any, fps: float) -> tuple[Tensor, float, Any, str]:
+    """IMAGE or VIDEO -> frames (T, 3, H, W), frames per second, AUDIO or None, and what is left out of the preview.
+
+    A VIDEO brings its own rate, and keeps its speed where that is too high for the file.
+    """
     if isinstance(source, Tensor):
-        return image_to_frames(source, "panorama"), fps, None
+        return image_to_frames(source, "panorama"), fps, None, ""
     parts = source.get_components()
-    return image_to_frames(parts.images, "panorama"), float(parts.frame_rate), parts.audio
+    rate, audio, notes = float(parts.frame_rate), parts.audio, []
+    every = math.ceil(rate / MAX_FPS)
+    if every > 1:
+        notes.append(f"One in {every} frames is shown: the video has {rate:g} frames per second.")
+    try:
+        if audio is not None:
+            check_audio(audio)
+    except ValueError as error:
+        audio = None
+        notes.append(f"Shown without sound: {error}.")
+    return image_to_frames(parts.images[::every], "panorama"), rate / every, audio, " ".join(notes)
 
 
 def write_preview(path: Path, frames: Tensor, fps: float, audio: Any) -> None:
@@ -78,7 +92,7 @@ class ViewPointPreview360(io.ComfyNode):
     def execute(cls, panorama: Any, projection: str, fps: float) -> io.NodeOutput:
         """Check, write a file for the browser, tell the viewer where it is."""
         check_choice(projection, CHECKS, "projection")
-        frames, fps, audio = frames_and_sound(panorama, fps)
+        frames, fps, audio, note = frames_and_sound(panorama, fps)
         CHECKS[projection](frames)
         media = "image" if len(frames) == 1 else "video"
         suffix = ".png" if media == "image" else ".mp4"
@@ -86,4 +100,4 @@ class ViewPointPreview360(io.ComfyNode):
         write_preview(path, frames, fps, audio)
         file = {"filename": path.name, "subfolder": subfolder, "type": "temp"}
         shown = {"media": media, "projection": projection, "fps": fps, "audio": audio is not None and media == "video"}
-        return io.NodeOutput(ui={RESULT: [file | shown]})
+        return io.NodeOutput(ui={RESULT: [file | shown | {"note": note}]})

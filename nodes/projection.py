@@ -11,7 +11,7 @@ from ..viewpoint_core.viewpoint_map import erp_to_viewpoint, erp_width_for_map, 
 from ..viewpoint_core.views import cubemap_to_viewpoint, place_view, render_view, viewpoint_to_cubemap
 from .camera import camera_path_input
 from .convert import FACE_INPUTS, frames_to_image, image_to_frames, mask_to_frames, stack_faces
-from .host import node_schema
+from .host import node_schema, progress_bar
 
 CATEGORY = "ViewPoint/projection"
 MAX_SIZE = 16384
@@ -257,7 +257,15 @@ class ViewPointPlaceView(io.ComfyNode):
         frames = image_to_frames(view, "view")
         if length and length < len(frames):
             raise ValueError(f"length is {length} but the clip has {len(frames)} frames; cut the clip, or use length 0")
-        placed, mask = place_view(frames, map_size, path=camera_path, interpolation=interpolation, **angles)
+        progress = progress_bar(len(frames))
+        placed, mask = place_view(
+            frames,
+            map_size,
+            path=camera_path,
+            interpolation=interpolation,
+            on_frame=lambda: progress.update(1),
+            **angles,
+        )
         unknown = max(0, length - len(frames))
         placed = extend_unknown(placed, unknown, GREY)
         masks = extend_unknown(mask.expand(len(frames), -1, -1), unknown, 0)
@@ -302,5 +310,14 @@ class ViewPointRenderView(io.ComfyNode):
     ) -> io.NodeOutput:
         """Convert, one core call, convert."""
         frames = image_to_frames(erp, "erp")
-        view = render_view(frames, height, width, path=camera_path, interpolation=interpolation, **angles)
+        progress = progress_bar(len(frames) if camera_path is None else len(camera_path))
+        view = render_view(
+            frames,
+            height,
+            width,
+            path=camera_path,
+            interpolation=interpolation,
+            on_frame=lambda: progress.update(1),
+            **angles,
+        )
         return io.NodeOutput(frames_to_image(view))

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..viewpoint_core.conditioning import check_finite
-from .host import OUTPUT_MARK, chosen_file, folder, listed_files, node_schema, output_path
+from .host import OUTPUT_MARK, chosen_file, file_change, folder, listed_files, node_schema, output_path
 
 CATEGORY = "ViewPoint/text"
 TENSOR = "text_embedding"
@@ -132,18 +132,20 @@ class ViewPointLoadTextEmbedding(io.ComfyNode):
         return io.NodeOutput([[read_embedding(chosen_file(file, {SUFFIX})), {}]])
 
     @classmethod
-    def validate_inputs(cls, file: str) -> bool | str:
-        """Refuse names outside the host's folders before anything runs."""
+    def validate_inputs(cls, file: str | None) -> bool | str:
+        """Refuse names outside the host's folders before anything runs. A linked name comes as None, and `execute`
+        checks it."""
         try:
-            chosen_file(file, {SUFFIX})
+            if file is not None:
+                chosen_file(file, {SUFFIX})
         except ValueError as error:
             return str(error)
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, file: str) -> float:
+    def fingerprint_inputs(cls, file: str | None) -> float:
         """Run again when the file changed."""
-        return chosen_file(file, {SUFFIX}).stat().st_mtime
+        return file_change(file, {SUFFIX})
 
 
 class ViewPointEmptyPrompt(io.ComfyNode):

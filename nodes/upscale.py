@@ -21,12 +21,12 @@ from ..viewpoint_core.upright import (
 from ..viewpoint_core.viewpoint_map import check_erp_width, check_map, erp_width_for_map
 from ..viewpoint_core.views import FACES
 from .convert import FrameStream, image_to_frames
-from .host import check_upscale_model, free_memory, loaded_upscaler, node_schema, progress_bar, workflow_metadata
+from .host import check_upscale_model, loaded_upscaler, node_schema, progress_bar, workflow_metadata
+from .memory import check_room
 from .output import CODECS, check_choice, encoding_inputs, frame_rate, prefix_input, save_video
 
 CATEGORY = "ViewPoint/upscale"
 MAX_ERP_WIDTH = 16384
-GIB = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ class UpscalePlan:
 
 
 def plan_upscale(frames: Tensor, model: Any, width: int, passes: int, tile: int) -> UpscalePlan:
-    """Check all that can be checked before work. Raises ValueError for no map, no RGB model and an impossible width."""
+    """Check all that can be checked before work. Raises ValueError for no map, no RGB model, an impossible width and
+    more memory than is free."""
     check_map(frames)
     if model is not None:
         check_upscale_model(model)
@@ -61,7 +62,19 @@ def plan_upscale(frames: Tensor, model: Any, width: int, passes: int, tile: int)
     check_erp_width(width)
     if width > MAX_ERP_WIDTH:
         raise ValueError(f"the panorama would be {width} pixels wide; expected at most {MAX_ERP_WIDTH}")
-    return replace(plan, width=width)
+    plan = replace(plan, width=width)
+    check_working_room(plan)
+    return plan
+
+
+def check_working_room(plan: UpscalePlan) -> None:
+    """Raise ValueError where one panorama and its charts would not fit into free memory."""
+    side = plan.layout.side * plan.scale
+    check_room(
+        plan.working_bytes,
+        f"one panorama of {plan.width} x {plan.width // 2} and its charts of {side} x {side}",
+        "expected fewer passes, or a model of a smaller factor",
+    )
 
 
 @contextmanager
@@ -93,16 +106,6 @@ def upscaled_frames(frames: Tensor, plan: UpscalePlan, progress: Any) -> Iterato
         for frame in frames:
             charts = viewpoint_to_upright(frame.float(), plan.layout)
             yield upright_to_erp(counted(charts, upscale, device), plan.layout, plan.width).clamp_(0, 1)
-
-
-def check_room(count: int, width: int) -> None:
-    """Raise ValueError where the panoramas of a video would not fit into free memory."""
-    needed, free = count * width * width // 2 * 3 * 4, free_memory()
-    if needed > free:
-        raise ValueError(
-            f"{count} panoramas of {width} x {width // 2} need {needed / GIB:.1f} GiB of memory, {free / GIB:.1f} GiB "
-            "are free; 'ViewPoint: upscale and save 360 video' holds one at a time"
-        )
 
 
 def upscale_inputs() -> list[io.Input]:
@@ -166,7 +169,11 @@ class ViewPointUpscale(io.ComfyNode):
         """Check, then fill one large IMAGE frame by frame."""
         frames = image_to_frames(viewpoint, "viewpoint")
         plan = plan_upscale(frames, upscale_model, erp_width, passes, tile_size)
-        check_room(len(frames), plan.width)
+        check_room(
+            len(frames) * plan.width * (plan.width // 2) * 3 * 4,
+            f"{len(frames)} panoramas of {plan.width} x {plan.width // 2}",
+            "'ViewPoint: upscale and save 360 video' holds one at a time",
+        )
         image = torch.empty(len(frames), plan.width // 2, plan.width, 3)
         progress = progress_bar(len(frames) * len(FACES))
         with closing(upscaled_frames(frames, plan, progress)) as panoramas:

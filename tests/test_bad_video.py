@@ -116,6 +116,30 @@ def test_sound_that_starts_late_or_ends_early_stays_in_its_place(
     assert beep == pytest.approx((sound_s[0] + 0.1) * SOUND_RATE, abs=32)
 
 
+def test_sound_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
+    file = write_pictures(tmp_path / "a.mkv", numbered(24), beep_s=0.5)
+    unknown = tmp_path / "unknown.mkv"
+    unknown.write_bytes(file.read_bytes().replace(b"A_PCM/INT/LIT", b"A_XYZ/XYZ/XYZ"))
+    with pytest.raises(ValueError, match=r"unknown\.mkv: the sound cannot be decoded \(it is of no known kind\)"):
+        read_clip(unknown, start_s=0, length=1, fps=16)
+
+
+@pytest.mark.parametrize("start", [0.0, 1.5])
+def test_each_picture_is_told_and_loading_can_be_stopped(tmp_path: Path, start: float) -> None:
+    file, told = write_pictures(tmp_path / "a.mkv", numbered(48)), []
+
+    def stop() -> None:
+        told.append(1)
+        if len(told) > 12:
+            raise InterruptedError
+
+    read_clip(file, start_s=start, length=9, fps=16, on_frame=lambda: told.append(1))
+    assert len(told) == 9
+    with pytest.raises(InterruptedError):
+        read_clip(file, start_s=start, length=9, fps=16, on_frame=stop)
+    assert len(told) == 13
+
+
 def test_pixels_that_are_not_square_become_square(tmp_path: Path) -> None:
     file = write_pictures(tmp_path / "a.mp4", [corners(48, 32)] * 5, aspect=Fraction(4, 3))
     assert read_clip(file, start_s=0, length=1, fps=16)[0].shape == (1, 3, 32, 64)
@@ -246,3 +270,19 @@ def test_a_clip_that_is_too_short_says_how_long_it_is(server: ComfyServer) -> No
 def test_files_outside_and_lengths_that_do_not_fit_are_refused(server: ComfyServer, file: str, length: int) -> None:
     with pytest.raises(PromptRefused):
         server.client.run(placed_and_saved(clip_loader(file, length=length)))
+
+
+def linked(server: ComfyServer, length: int, **inputs: Any) -> list[torch.Tensor]:
+    """Pictures of a clip whose length comes by a link."""
+    workflow = placed_and_saved(clip_loader("sound.mov", length=["number", 0], **inputs))
+    return run(server, workflow | {"number": node("PrimitiveInt", value=length)})[0]
+
+
+@pytest.mark.host
+def test_a_linked_length_is_checked_once_it_is_known(server: ComfyServer) -> None:
+    assert len(linked(server, 9)) == 9
+    for length, words in ((6, r"expected 4k \+ 1"), (4101, "length is 4101; expected at most 4097")):
+        with pytest.raises(PromptFailed, match=words):
+            linked(server, length)
+    with pytest.raises(PromptRefused, match="4101"):
+        run(server, placed_and_saved(clip_loader("sound.mov", length=4101)))

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from tests.camera_clips import panorama, shaken, taken, typed, worst_angle
-from viewpoint_core.camera_estimate import estimate_camera
+from viewpoint_core import camera_estimate
+from viewpoint_core.camera_estimate import MAX_FRAMES, MIN_CONFIDENCE, estimate_camera
 from viewpoint_core.camera_path import CameraPath, cut_path, still_path
 from viewpoint_core.rotation_fit import Cameras, Points, linearise, parameters, stepped
 from viewpoint_core.views import place_view
@@ -163,6 +164,20 @@ def test_a_lost_frame_is_held_between_its_neighbours(erp: Tensor) -> None:
     assert worst_angle(found.path, path) < 1
 
 
+def test_a_contradicted_path_is_refused_or_held_with_little_confidence(
+    erp: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = taken(erp, typed("0: 0 0 0 75\n4: 12 0 0 75", 5))
+    assert "contradict" not in estimate_camera(clip, 75, when_unsure="hold").report()
+    monkeypatch.setattr(camera_estimate, "drifts", lambda *_: (3.0, 1.0, 0.25))
+    with pytest.raises(ValueError, match="25% of the links between frames far apart contradict"):
+        estimate_camera(clip, 75)
+    found = estimate_camera(clip, 75, when_unsure="hold")
+    assert "25% of the links between frames far apart contradict the path, by up to 3.0 degrees" in found.report()
+    assert found.path.confidence is not None
+    assert float(found.path.confidence.max()) < MIN_CONFIDENCE
+
+
 def test_the_field_of_view_of_a_still_camera_cannot_be_told(erp: Tensor) -> None:
     clip = taken(erp, still_path(5, yaw_deg=30, fov_deg=75))
     with pytest.raises(ValueError, match="field of view cannot be told.*Give fov_deg"):
@@ -176,6 +191,8 @@ def test_other_bad_input_is_refused() -> None:
     clip = torch.zeros(4, 3, 32, 32)
     with pytest.raises(ValueError, match="the clip has 1 frame"):
         estimate_camera(clip[:1], 75)
+    with pytest.raises(ValueError, match=f"the clip has {MAX_FRAMES + 1} frames; .*cut the clip"):
+        estimate_camera(torch.zeros(MAX_FRAMES + 1, 3, 8, 8), 75)
     with pytest.raises(ValueError, match="between 0 and 180"):
         estimate_camera(clip, 180)
     with pytest.raises(ValueError, match="reference frame is 4; expected 0 to 3"):
@@ -184,6 +201,20 @@ def test_other_bad_input_is_refused() -> None:
         estimate_camera(clip, 75, when_unsure="guess")
     with pytest.raises(ValueError, match="expected RGB frames"):
         estimate_camera(clip[:, :1], 75)
+
+
+def test_the_fit_can_be_stopped_after_all_frames_are_told(erp: Tensor) -> None:
+    told: list[str] = []
+
+    def stop() -> None:
+        told.append("step")
+        if len(told) == 12:
+            raise KeyboardInterrupt
+
+    clip = taken(erp, shaken(still_path(4, fov_deg=75), 1), shutter=0)
+    with pytest.raises(KeyboardInterrupt):
+        estimate_camera(clip, 75, on_frame=lambda: told.append("frame"), on_step=stop)
+    assert told == ["frame"] * 4 + ["step"] * 8
 
 
 def test_without_opencv_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

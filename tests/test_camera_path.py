@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.analytic import smooth
+from viewpoint_core import views
 from viewpoint_core.camera import view_directions, view_rotation
 from viewpoint_core.camera_path import (
     ANGLES,
@@ -249,6 +250,31 @@ def test_a_path_renders_each_frame_as_its_camera_alone_would() -> None:
     for frame in range(6):
         assert torch.equal(views[frame], render_view(video[frame], 24, 32, **path.camera(frame)))
         assert torch.equal(still[frame], render_view(video[0], 24, 32, **path.camera(frame)))
+
+
+def test_a_path_leaves_the_cached_grids_of_still_cameras_alone() -> None:
+    video = torch.rand(1, 3, 64, 128)
+    render_view(video, 24, 32, yaw_deg=3.25)
+    before = views.erp_view_grid.cache_info()
+    render_view(video, 24, 32, path=typed(SHAKE, 6))
+    place_view(torch.rand(6, 3, 24, 32), 64, path=typed(SHAKE, 6))
+    assert views.erp_view_grid.cache_info() == before
+
+
+def test_each_frame_of_a_path_is_told() -> None:
+    told: list[int] = []
+    place_view(torch.rand(6, 3, 24, 32), 64, path=typed(SHAKE, 6), on_frame=lambda: told.append(1))
+    assert len(told) == 6
+    render_view(torch.rand(1, 3, 64, 128), 24, 32, path=typed(SHAKE, 7), on_frame=lambda: told.append(1))
+    assert len(told) == 13
+
+
+def test_a_path_that_stands_still_makes_its_grid_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    rays = views.view_directions
+    monkeypatch.setattr(views, "view_directions", lambda *a, **k: (made.append(1), rays(*a, **k))[1])
+    render_view(torch.rand(1, 3, 64, 128), 24, 32, path=still_path(5, yaw_deg=3.5))
+    assert made == [1]
 
 
 def test_a_moving_camera_shows_the_still_world_still() -> None:

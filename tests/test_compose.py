@@ -10,7 +10,7 @@ from tests.analytic import smooth
 from viewpoint_core.camera import direction_to_view, view_directions
 from viewpoint_core.camera_path import CameraPath, still_path
 from viewpoint_core.compose import border_angle, compose_maps, feathered
-from viewpoint_core.composite import COLOUR_MATCHES, composite_view
+from viewpoint_core.composite import COLOUR_MATCHES, composite_view, rectangles_near
 from viewpoint_core.partial import partial_erp_to_viewpoint
 from viewpoint_core.sphere import erp_directions
 from viewpoint_core.viewpoint_map import (
@@ -290,6 +290,17 @@ def test_a_sharp_clip_stays_sharp() -> None:
     assert float((inside > 0.95).float().mean()) > 0.2
 
 
+@pytest.mark.parametrize(
+    ("colour_match", "words"),
+    [("off", "covers no pixel of a panorama 64 wide"), ("clip to panorama", "too small to match")],
+)
+def test_a_view_too_small_for_any_pixel_is_refused(colour_match: str, words: str) -> None:
+    with pytest.raises(ValueError, match=f"a view of 0.05 degrees .*{words}"):
+        composite_view(
+            torch.zeros(2, 3, 32, 64), torch.zeros(2, 3, 16, 16), fov_deg=0.05, feather_deg=0, colour_match=colour_match
+        )
+
+
 def test_bad_composites_are_refused_in_plain_words() -> None:
     erp, view = torch.zeros(2, 3, 32, 64), torch.zeros(2, 3, 16, 16)
     with pytest.raises(ValueError, match="panorama has 2 frames .* and the clip 1 .*expected as many"):
@@ -304,3 +315,34 @@ def test_bad_composites_are_refused_in_plain_words() -> None:
         composite_view(erp, view, path=still_path(3))
     with pytest.raises(ValueError, match="2:1"):
         composite_view(torch.zeros(2, 3, 32, 48), view)
+
+
+@pytest.mark.parametrize("camera", [*CAMERAS, {"yaw_deg": 350.0, "pitch_deg": 40.0, "roll_deg": 45.0, "fov_deg": 30.0}])
+@pytest.mark.parametrize("size", [(9, 30), (700, 500)])
+def test_the_part_of_a_panorama_that_is_worked_on_holds_all_that_a_view_sees(
+    camera: dict[str, float], size: tuple[int, int]
+) -> None:
+    full = {"yaw_deg": 0.0, "pitch_deg": 0.0, "roll_deg": 0.0, "fov_deg": 90.0} | camera
+    seen = direction_to_view(erp_directions(64, 128), *size, **full)[2]
+    looked_at = torch.zeros_like(seen)
+    for rows, columns in rectangles_near(64, *size, full):
+        assert not bool(looked_at[rows, columns].any())
+        looked_at[rows, columns] = True
+    assert bool(seen.any())
+    assert not bool((seen & ~looked_at).any())
+    if "pitch_deg" not in camera:
+        assert float(looked_at.float().mean()) < 0.5
+
+
+def test_every_frame_is_told_and_the_result_lies_as_an_image() -> None:
+    told: list[int] = []
+    erp, clip = torch.rand(3, 3, 32, 64), torch.rand(3, 3, 16, 16)
+    for path in (None, still_path(3)):
+        told.clear()
+        out, _ = composite_view(erp, clip, path=path, on_frame=lambda: told.append(1))
+        assert len(told) == 3
+        assert out.movedim(1, -1).is_contiguous()
+    told.clear()
+    out, _ = compose_maps(*placed(LEFT, frames=2), *placed(RIGHT, frames=2), on_frame=lambda: told.append(1))
+    assert len(told) == 2
+    assert out.movedim(1, -1).is_contiguous()

@@ -22,6 +22,7 @@ from .rotation import rotation_angle
 from .rotation_fit import INLIER_PIXELS, Cameras, Fit, PairFit, fit_all, fit_pair, transfer_error
 
 WHEN_UNSURE = ("stop", "hold")
+MAX_FRAMES = 600  # the fit's normal equations grow with the square of the frames, its time with the cube
 MIN_FEATURES = 24
 MIN_AGREEING = 14  # matches; by chance two random frames reach five
 MIN_SHARE = 0.2  # of a pair's matches
@@ -45,13 +46,17 @@ def estimate_camera(
     reference: int = 0,
     when_unsure: str = "stop",
     on_frame: Callable[[], None] = lambda: None,
+    on_step: Callable[[], None] = lambda: None,
 ) -> Estimate:
     """The path of the camera that took frames (T, 3, H, W) in [0, 1]; the reference frame looks at 0, 0, 0.
 
     fov_deg: horizontal, of the reference frame; None finds it out, which needs a camera that turns enough. zoom: each
     frame has a field of view of its own. when_unsure: "stop" raises ValueError where frames cannot be told, "hold"
-    keeps the camera still there, or between its neighbours, with confidence 0. `on_frame` is called once a frame.
-    Raises ValueError for fewer than two frames, and where the field of view is asked for but cannot be told.
+    keeps the camera still there, or between its neighbours, with confidence 0; a path that frames far apart
+    contradict is kept with little confidence. `on_frame` is called once a frame, and then `on_step` at
+    each step of the fit.
+    Raises ValueError for fewer than two frames or more than MAX_FRAMES, and where the field of view is asked for but
+    cannot be told.
     """
     check_request(frames, fov_deg, reference, when_unsure)
     opencv()
@@ -59,7 +64,7 @@ def estimate_camera(
     width = working_size(*frames.shape[-2:])[1]
     focal_mode = {(True, False): "fixed", (True, True): "zoom", (False, False): "shared", (False, True): "free"}
     mode = focal_mode[fov_deg is not None, zoom]
-    fit, reached = solve(clip, fov_deg, width, reference, mode)
+    fit, reached = solve(clip, fov_deg, width, reference, mode, on_step)
     return summarise(clip, fit, reached, width, reference, mode, when_unsure)
 
 
@@ -70,6 +75,8 @@ def check_request(frames: Tensor, fov_deg: float | None, reference: int, when_un
         raise ValueError(f"frames: expected RGB frames (T, 3, H, W), got {tuple(frames.shape)}")
     if len(frames) < 2:
         raise ValueError("the clip has 1 frame; a camera's path is estimated from two frames or more")
+    if len(frames) > MAX_FRAMES:
+        raise ValueError(f"the clip has {len(frames)} frames; at most {MAX_FRAMES} are fitted at once: cut the clip")
     if fov_deg is not None:
         check_fov(fov_deg)
     if not 0 <= reference < len(frames):
@@ -84,23 +91,27 @@ def holds(fit: PairFit) -> bool:
     return agreeing >= MIN_AGREEING and agreeing >= MIN_SHARE * len(fit.agrees)
 
 
-def solve(clip: Clip, fov_deg: float | None, width: int, reference: int, mode: str) -> tuple[Fit, Tensor]:
+def solve(
+    clip: Clip, fov_deg: float | None, width: int, reference: int, mode: str, on_step: Callable[[], None]
+) -> tuple[Fit, Tensor]:
     """Cameras of all frames, and which of them (T,) hang together with the reference frame."""
     guesses = FOV_GUESSES if fov_deg is None else (fov_deg,)
     best: tuple[int, Fit, Tensor] | None = None
     for guess in guesses:
         start = still(len(clip), math.log(focal_length(width, guess)))
-        cameras, reached = chain(clip, start, torch.arange(len(clip)) == reference, mode in ("zoom", "free"))
-        fit, score = refine(list(clip.pairs.values()), cameras, reached, reference, mode, own_agreement, FEW_POINTS)
+        cameras, reached = chain(clip, start, torch.arange(len(clip)) == reference, mode in ("zoom", "free"), on_step)
+        fit, score = refine(
+            list(clip.pairs.values()), cameras, reached, reference, mode, own_agreement, FEW_POINTS, on_step
+        )
         if best is None or score > best[0]:
             best = score, fit, reached
     assert best is not None
     _, fit, reached = best
-    link_key_frames(clip, fit.cameras, reached, width)
-    cameras, reached = chain(clip, fit.cameras, reached, mode in ("zoom", "free"))
-    fit, _ = refine(list(clip.pairs.values()), cameras, reached, reference, mode, own_agreement, FEW_POINTS)
-    again = clip.match_again(fit.cameras, reached)
-    return refine(again, fit.cameras, reached, reference, mode, agreement, MANY_POINTS)[0], reached
+    link_key_frames(clip, fit.cameras, reached, width, on_step)
+    cameras, reached = chain(clip, fit.cameras, reached, mode in ("zoom", "free"), on_step)
+    fit, _ = refine(list(clip.pairs.values()), cameras, reached, reference, mode, own_agreement, FEW_POINTS, on_step)
+    again = clip.match_again(fit.cameras, reached, on_step)
+    return refine(again, fit.cameras, reached, reference, mode, agreement, MANY_POINTS, on_step)[0], reached
 
 
 def still(count: int, log_focal: float) -> Cameras:
@@ -110,7 +121,7 @@ def still(count: int, log_focal: float) -> Cameras:
     )
 
 
-def chain(clip: Clip, start: Cameras, known: Tensor, zoom: bool) -> tuple[Cameras, Tensor]:
+def chain(clip: Clip, start: Cameras, known: Tensor, zoom: bool, on_step: Callable[[], None]) -> tuple[Cameras, Tensor]:
     """Follow the best matches from the known frames (T,) to all that they lead to, one frame at a time."""
     rotation, log_focal, reached = start.rotation.clone(), start.log_focal.clone(), known.clone()
     waiting: list[tuple[int, int, int, Tensor, float]] = []
@@ -128,6 +139,7 @@ def chain(clip: Clip, start: Cameras, known: Tensor, zoom: bool) -> tuple[Camera
     while waiting:
         _, _, j, turn, focal = heapq.heappop(waiting)
         if not reached[j]:
+            on_step()
             rotation[j], log_focal[j], reached[j] = turn, focal, True
             offer(j)
     return Cameras(rotation, log_focal), reached
@@ -154,6 +166,7 @@ def refine(
     mode: str,
     choose: Callable[[Matches, Cameras], Tensor],
     points: int,
+    on_step: Callable[[], None],
 ) -> tuple[Fit, int]:
     """Fit all frames that were reached to the chosen matches; and how many of all matches agree then."""
     pairs = [pair for pair in pairs if reached[pair.i] and reached[pair.j]]
@@ -166,7 +179,7 @@ def refine(
     place[index] = torch.arange(len(index))
     own = [Matches(int(place[pair.i]), int(place[pair.j]), pair.at_i, pair.at_j) for pair in chosen]
     part = Cameras(cameras.rotation[index], cameras.log_focal[index])
-    fit = fit_all(own, part, int(place[reference]), mode, points)
+    fit = fit_all(own, part, int(place[reference]), mode, points, on_step)
     rotation, log_focal = cameras.rotation.clone(), cameras.log_focal.clone()
     rotation[index], log_focal[index] = fit.cameras.rotation, fit.cameras.log_focal
     everywhere = torch.full((len(reached), 4), -1)
@@ -175,7 +188,7 @@ def refine(
     return whole, sum(int(agreement(pair, whole.cameras).sum()) for pair in pairs)
 
 
-def link_key_frames(clip: Clip, cameras: Cameras, reached: Tensor, width: int) -> None:
+def link_key_frames(clip: Clip, cameras: Cameras, reached: Tensor, width: int, on_step: Callable[[], None]) -> None:
     """Match each frame with the nearest few of those that stand for all directions; lost frames with all of them."""
     fov = 2 * torch.atan(width / 2 / cameras.focal)
     keys: list[int] = []
@@ -184,6 +197,7 @@ def link_key_frames(clip: Clip, cameras: Cameras, reached: Tensor, width: int) -
         if not keys or min(apart) > KEY_ANGLE * float(fov[frame]):
             keys.append(frame)
     for frame in range(len(clip)):
+        on_step()
         apart = rotation_angle(cameras.rotation[keys].mT @ cameras.rotation[frame])
         near = [keys[k] for k in apart.argsort().tolist() if apart[k] < SEEN_TOGETHER * fov[frame]][:KEY_LINKS]
         for key in near if reached[frame] else keys:
@@ -214,11 +228,15 @@ def summarise(
             f"the camera's path cannot be told: {contradicted:.0%} of the links between frames far apart contradict "
             f"it, by up to {drift:.1f} degrees. Cut the clip, or choose 'hold'"
         )
+    if contradicted > MAX_CONTRADICTION:  # below what "stop" takes, for all frames: which of them err is unknown
+        confidence = confidence.clamp(max=MIN_CONFIDENCE * (1 - contradicted))
+    else:
+        contradicted = 0.0
     confidence[list(unsure)] = 0
     cameras = held(cameras, confidence > 0, reference)
     fov_deg = (2 * torch.atan(width / 2 / cameras.focal)).rad2deg()
     path = path_from_rotations(cameras.rotation[reference].T @ cameras.rotation, fov_deg, confidence)
-    return Estimate(path, drift, chained, agreeing, matched, unsure)
+    return Estimate(path, drift, chained, agreeing, matched, unsure, contradicted)
 
 
 def tally(clip: Clip, cameras: Cameras, reached: Tensor) -> tuple[Tensor, Tensor]:

@@ -40,11 +40,12 @@ class Clip:
             self.pairs[i, j] = match_features(i, j, self.features)
         return self.pairs[i, j]
 
-    def match_again(self, cameras: Cameras, reached: Tensor) -> list[Matches]:
+    def match_again(self, cameras: Cameras, reached: Tensor, on_step: Callable[[], None]) -> list[Matches]:
         """The matches of all pairs of reached frames, sought where the cameras say that they must be. More of them than
         `pairs`, but they do not speak about the cameras' errors."""
         again = []
         for i, j in self.pairs:
+            on_step()
             if reached[i] and reached[j]:
                 focal = cameras.focal
                 turned = rays(self.features[i].position, focal[i]) @ cameras.rotation[i].T @ cameras.rotation[j]

@@ -1,6 +1,7 @@
 """Several known pictures on one map, blended by how far inside their borders a direction lies."""
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -60,14 +61,28 @@ def feathered(masks: Tensor, feather_deg: float) -> Tensor:
     return weights
 
 
+def channels_last(like: Tensor) -> Tensor:
+    """Empty frames (T, C, H, W) as large as others, their channels last in memory, as an IMAGE wants them."""
+    frames, channels, height, width = like.shape
+    return like.new_empty(frames, height, width, channels).movedim(-1, 1)
+
+
 def compose_maps(
-    lower: Tensor, lower_mask: Tensor, upper: Tensor, upper_mask: Tensor, *, feather_deg: float = 4, fill: float = GREY
+    lower: Tensor,
+    lower_mask: Tensor,
+    upper: Tensor,
+    upper_mask: Tensor,
+    *,
+    feather_deg: float = 4,
+    fill: float = GREY,
+    on_frame: Callable[[], None] = lambda: None,
 ) -> tuple[Tensor, Tensor]:
     """Lay maps (T, C, S, S) over others, masks (T, S, S) in [0, 1], 1 where known -> maps and masks.
 
     Where only one is known, it stands alone. Where both are, the upper one covers the lower one and fades toward its
     own border over `feather_deg` degrees, and the lower one toward its own, so that neither border is seen. Known is
-    what either knows; elsewhere the map is `fill`. Raises ValueError for maps that differ in frames or size.
+    what either knows; elsewhere the map is `fill`. `on_frame` is called once a frame.
+    Raises ValueError for maps that differ in frames or size.
     """
     check_feather(feather_deg)
     for maps, masks, name in ((lower, lower_mask, "lower"), (upper, upper_mask, "upper")):
@@ -81,9 +96,13 @@ def compose_maps(
         )
     over = feathered(upper_mask, feather_deg)
     under = feathered(lower_mask, feather_deg) * (1 - over)
-    total = under + over
-    known = (upper_mask > 0) | (lower_mask > 0)
-    # a soft mask weighs nothing by nothing where both are almost unknown: the share, not the sum, is what counts
-    share = torch.where(total > 0, over / total.clamp(min=1e-12), 0.0)[:, None]
-    out = torch.where(known[:, None], lower + (upper - lower) * share, fill)
-    return out, torch.maximum(lower_mask, upper_mask)
+    mask = torch.maximum(lower_mask, upper_mask)
+    out = channels_last(lower)
+    for frame in range(len(out)):  # one at a time: the parts of all would need several times the memory of the result
+        total = under[frame] + over[frame]
+        # a soft mask weighs nothing by nothing where both are almost unknown: the share, not the sum, is what counts
+        share = torch.where(total > 0, over[frame] / total.clamp(min=1e-12), 0.0)
+        blend = lower[frame] + (upper[frame] - lower[frame]) * share
+        out[frame] = torch.where(mask[frame] > 0, blend, fill)
+        on_frame()
+    return out, mask

@@ -1,7 +1,7 @@
 """The sharp input view over a generated panorama: where its camera looked, edge feathered, colours matched."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,9 +10,9 @@ from torch import Tensor
 
 from .camera import focal_length, view_rotation
 from .camera_path import CameraPath, still_path
-from .compose import check_feather, smoothstep
-from .resample import check_image, check_interpolation, sample
-from .sphere import erp_directions
+from .compose import channels_last, check_feather, smoothstep
+from .resample import Grid, check_image, check_interpolation, sample
+from .sphere import direction_to_lonlat, erp_directions
 from .viewpoint_map import check_erp
 from .views import check_frames, locate_on_view, view_filtering
 
@@ -36,11 +36,18 @@ class ColourMatch:
 
 @dataclass(frozen=True)
 class Band:
-    """Rows of a panorama, the view drawn there times its weight (T, C, h, W), and that weight (h, W)."""
+    """Rows and columns of a panorama, where their pixels (H, W) lie on a view, what each sample of them weighs
+    (factor H, factor W), and the weight of each pixel (H, W)."""
 
     rows: slice
-    colour: Tensor
+    columns: slice
+    grid: Grid
+    samples: Tensor
     weight: Tensor
+
+    def draw(self, view: Tensor, interpolation: str) -> Tensor:
+        """A view (C, h, w) drawn there times the weight, (C, H, W)."""
+        return sample(view, self.grid, interpolation=interpolation, weight=self.samples)
 
 
 def inside_angle(direction: Tensor, height: int, width: int, camera: dict[str, float]) -> Tensor:
@@ -67,27 +74,46 @@ def check_feather_fits(feather_deg: float, height: int, width: int, path: Camera
         )
 
 
-def draw_bands(
-    view: Tensor, erp_height: int, camera: dict[str, float], feather: float, interpolation: str
-) -> Iterator[Band]:
-    """Draw views (T, C, h, w) of one camera on a panorama of this height, a few rows at a time; feather in radians."""
+def rectangles_near(erp_height: int, height: int, width: int, camera: dict[str, float]) -> list[tuple[slice, slice]]:
+    """Rows and columns of a panorama that a view may reach, whatever its roll: two rectangles across the seam."""
     erp_width = 2 * erp_height
-    factor, reduction = view_filtering(
-        erp_width / (2 * math.pi), erp_height, view.shape[-2], view.shape[-1], camera["fov_deg"]
-    )
-    step = max(1, BAND_SAMPLES // (erp_width * factor**2))
-    for top in range(0, erp_height, step):
-        rows = slice(top, min(top + step, erp_height))
-        fine = slice(rows.start * factor, rows.stop * factor)
-        direction = erp_directions(erp_height * factor, erp_width * factor, fine)
-        grid, weight = locate_on_view(direction, *view.shape[-2:], factor, reduction, **camera)
-        if not bool(weight.any()):
-            continue
-        if feather > 0:
-            weight = weight * smoothstep(inside_angle(direction, *view.shape[-2:], camera) / feather).float()
-        weight = weight.to(view.device)
-        colour = sample(view, grid, interpolation=interpolation, weight=weight)
-        yield Band(rows, colour, F.avg_pool2d(weight[None], factor)[0] if factor > 1 else weight)
+    ahead = view_rotation(camera["yaw_deg"], camera["pitch_deg"], camera["roll_deg"])[:, 2]
+    lon, lat = (float(angle) for angle in direction_to_lonlat(ahead))
+    reach = math.atan(math.hypot(height, width) / 2 / focal_length(width, camera["fov_deg"]))
+    row, over = (0.5 - lat / math.pi) * erp_height, reach / math.pi * erp_height + 1
+    rows = slice(max(0, math.floor(row - over)), min(erp_height, math.ceil(row + over)))
+    if abs(lat) + reach >= math.pi / 2:
+        return [(rows, slice(0, erp_width))]
+    column = (lon / (2 * math.pi) + 0.5) * erp_width
+    over = math.asin(math.sin(reach) / math.cos(lat)) / (2 * math.pi) * erp_width + 1
+    left, right = math.floor(column - over), math.ceil(column + over)
+    if right - left >= erp_width:
+        return [(rows, slice(0, erp_width))]
+    left, right = left % erp_width, left % erp_width + right - left
+    parts = [slice(left, min(right, erp_width)), slice(0, max(0, right - erp_width))]
+    return [(rows, columns) for columns in parts if columns.stop > columns.start]
+
+
+def view_bands(view: Tensor, erp_height: int, camera: dict[str, float], feather: float) -> Iterator[Band]:
+    """Where views (..., h, w) of one camera lie on a panorama of this height, some rows at a time; feather in
+    radians."""
+    erp_width, (height, width) = 2 * erp_height, view.shape[-2:]
+    factor, reduction = view_filtering(erp_width / (2 * math.pi), erp_height, height, width, camera["fov_deg"])
+    for rows, columns in rectangles_near(erp_height, height, width, camera):
+        fine_columns = slice(columns.start * factor, columns.stop * factor)
+        step = max(1, BAND_SAMPLES // ((columns.stop - columns.start) * factor**2))
+        for top in range(rows.start, rows.stop, step):
+            part = slice(top, min(top + step, rows.stop))
+            fine = slice(part.start * factor, part.stop * factor)
+            direction = erp_directions(erp_height * factor, erp_width * factor, fine, fine_columns)
+            grid, weight = locate_on_view(direction, height, width, factor, reduction, **camera)
+            if not bool(weight.any()):
+                continue
+            if feather > 0:
+                weight = weight * smoothstep(inside_angle(direction, height, width, camera) / feather).float()
+            weight = weight.to(view.device)
+            cover = F.avg_pool2d(weight[None], factor)[0] if factor > 1 else weight
+            yield Band(part, columns, grid, weight, cover)
 
 
 def cameras_and_frames(path: CameraPath | None, still: dict[str, float], count: int) -> Iterator[tuple[dict, slice]]:
@@ -114,12 +140,20 @@ def overlap_colours(erp: Tensor, view: Tensor, cameras: list[tuple[dict, slice]]
     area = torch.cos(erp_directions(height, 2 * height)[..., 1].asin()).float()
     shown: list[tuple[Tensor, Tensor, Tensor]] = []
     for camera, frames in cameras:
-        small = F.interpolate(erp[frames].float(), size=(height, 2 * height), mode="area").cpu()
-        for band in draw_bands(view[frames].float(), height, camera, 0, "bilinear"):
+        shown_before = len(shown)
+        numbers = range(frames.start, frames.stop)
+        size = height, 2 * height
+        small = torch.cat([F.interpolate(erp[n : n + 1].float(), size=size, mode="area").cpu() for n in numbers])
+        for band in view_bands(view, height, camera, 0):
             whole = (band.weight >= 1).cpu()
-            panorama = small[:, :, band.rows][..., whole].mean(0).T
-            clip = band.colour.cpu()[..., whole].mean(0).T
-            shown.append((panorama, clip, area[band.rows][whole]))
+            panorama = small[:, :, band.rows, band.columns][..., whole].mean(0).T
+            clip = sum(band.draw(view[n].float(), "bilinear").cpu()[..., whole] for n in numbers).T / len(numbers)
+            shown.append((panorama, clip, area[band.rows, band.columns][whole]))
+        if not any(len(weight) for _, _, weight in shown[shown_before:]):
+            raise ValueError(
+                f"a view of {camera['fov_deg']} degrees is too small to match colours by; give its true field of view, "
+                "or choose 'off'"
+            )
     return tuple(torch.cat(parts) for parts in zip(*shown, strict=True))
 
 
@@ -135,12 +169,13 @@ def composite_view(
     feather_deg: float = 3,
     colour_match: str = "panorama to clip",
     interpolation: str = "bicubic",
+    on_frame: Callable[[], None] = lambda: None,
 ) -> tuple[Tensor, Tensor]:
     """Lay views (T, C, h, w) over ERP images (T, C, H, 2H) -> ERP images and the views' weight (T, H, 2H).
 
     The view fades from its border over `feather_deg` degrees inward. Colours are matched once for all frames, by mean
     and spread per channel where both are known: of the panorama to the clip, or the other way round. Angles, fov_deg
-    and path as in `place_view`. Raises ValueError where frames differ in number.
+    and path as in `place_view`. `on_frame` is called once a frame. Raises ValueError where frames differ in number.
     """
     check_request(erp, view, colour_match, interpolation)
     still = {"yaw_deg": yaw_deg, "pitch_deg": pitch_deg, "roll_deg": roll_deg, "fov_deg": fov_deg}
@@ -149,19 +184,55 @@ def composite_view(
         check_frames(view, path, "view")
         path = path.turned(yaw_deg, pitch_deg, roll_deg)
     cameras = list(cameras_and_frames(path, still, len(view)))
-    if colour_match != "off":
-        panorama, clip, area = overlap_colours(erp, view, cameras)
-        if colour_match == "panorama to clip":
-            erp = match_colours(panorama, clip, area).apply(erp)
-        else:
-            view = match_colours(clip, panorama, area).apply(view)
-    out, weights = erp.clone(), erp.new_zeros(len(erp), *erp.shape[-2:])
+    below, above = colour_changes(erp, view, cameras, colour_match)
+    out, weights = channels_last(erp), erp.new_zeros(len(erp), *erp.shape[-2:])
     for camera, frames in cameras:
-        for band in draw_bands(view[frames], erp.shape[-2], camera, math.radians(feather_deg), interpolation):
-            below = out[frames, :, band.rows]
-            out[frames, :, band.rows] = below * (1 - band.weight).to(below) + band.colour.to(below)
-            weights[frames, band.rows] = band.weight.to(weights)
+        for frame in range(frames.start, frames.stop):
+            out[frame] = erp[frame] if below is None else below.apply(erp[frame])
+        lay_over(out[frames], weights[frames], view[frames], camera, above, feather_deg, interpolation)
+        for _ in range(frames.start, frames.stop):
+            on_frame()
     return out, weights
+
+
+def colour_changes(
+    erp: Tensor, view: Tensor, cameras: list[tuple[dict, slice]], colour_match: str
+) -> tuple[ColourMatch | None, ColourMatch | None]:
+    """How the panorama's colours change, and the clip's."""
+    if colour_match == "off":
+        return None, None
+    panorama, clip, area = overlap_colours(erp, view, cameras)
+    if colour_match == "panorama to clip":
+        return match_colours(panorama, clip, area), None
+    return None, match_colours(clip, panorama, area)
+
+
+def lay_over(
+    out: Tensor,
+    weights: Tensor,
+    view: Tensor,
+    camera: dict[str, float],
+    change: ColourMatch | None,
+    feather_deg: float,
+    interpolation: str,
+) -> None:
+    """Lay views of one camera over panoramas, and write their weight, both in place. Raises ValueError where the views
+    cover no pixel."""
+    drawn = False
+    for band in view_bands(view, out.shape[-2], camera, math.radians(feather_deg)):
+        drawn = True
+        for panorama, weight, picture in zip(out, weights, view, strict=True):
+            colour = band.draw(picture, interpolation)
+            if change is not None:  # of the drawn rows, which are less than the clip; the offset counts by weight
+                colour = colour * change.gain.to(colour) + change.offset.to(colour) * band.weight.to(colour)
+            below = panorama[:, band.rows, band.columns]
+            below.copy_(below * (1 - band.weight).to(below) + colour.to(below))
+            weight[band.rows, band.columns] = band.weight.to(weight)
+    if not drawn:
+        raise ValueError(
+            f"a view of {camera['fov_deg']} degrees covers no pixel of a panorama {out.shape[-1]} wide; "
+            "upscale the panorama first"
+        )
 
 
 def check_request(erp: Tensor, view: Tensor, colour_match: str, interpolation: str) -> None:

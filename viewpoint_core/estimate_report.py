@@ -15,6 +15,7 @@ class Estimate:
     drift_deg: by how much the rotation between far frames, measured from their matches alone, differs from the path at
     most (nan where no far frames show the same). chained_drift_deg: how far following from frame to frame alone would
     have gone astray at the end (nan where the chain breaks). unsure: why, for each frame whose camera is a guess.
+    contradicted: which part of the links between far frames the path contradicts, 0 where few enough for chance.
     """
 
     path: CameraPath
@@ -23,6 +24,7 @@ class Estimate:
     agreeing: Tensor
     matched: Tensor
     unsure: dict[int, str]
+    contradicted: float = 0.0
 
     def lowest_confidence(self) -> float:
         """Of all frames."""
@@ -43,6 +45,11 @@ class Estimate:
             f"drift {degrees(self.drift_deg)} between far frames that show the same; "
             f"from frame to frame alone it would have been {degrees(self.chained_drift_deg)}",
         ]
+        if self.contradicted:
+            lines.append(
+                f"unsure as a whole: {self.contradicted:.0%} of the links between frames far apart contradict the "
+                f"path, by up to {self.drift_deg:.1f} degrees"
+            )
         return "\n".join(lines + [f"cannot tell: {line}" for line in grouped(self.unsure)])
 
 

@@ -4,6 +4,7 @@ A point at (x, y) pixels from a frame's centre is the ray (x, y, f) of its camer
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -248,25 +249,36 @@ def stepped(cameras: Cameras, step: Tensor, place: Tensor) -> Cameras:
     return Cameras(cameras.rotation @ rotation_from_vector(change[:, :3]), cameras.log_focal + change[:, 3])
 
 
-def fit_all(pairs: list[Matches], cameras: Cameras, reference: int, focal: str, points_each: int) -> Fit:
+def fit_all(
+    pairs: list[Matches],
+    cameras: Cameras,
+    reference: int,
+    focal: str,
+    points_each: int,
+    on_step: Callable[[], None] = lambda: None,
+) -> Fit:
     """Cameras that all matches agree with best: robust least squares (Levenberg and Marquardt, Cauchy's loss).
 
-    The reference frame's rotation stays. Every frame must hang on it by some chain of pairs.
+    The reference frame's rotation stays. Every frame must hang on it by some chain of pairs. `on_step` is called at
+    each step of the fit.
     """
     points = gather_points(pairs, points_each)
     place, size = parameters(len(cameras.rotation), reference, focal)
     for scale in SCALES:
-        cameras, cost = descend(cameras, points, place, size, scale)
+        cameras, cost = descend(cameras, points, place, size, scale, on_step)
     hessian, _ = normal_equations(cameras, points, place, size, SCALES[-1])
     variance = cost / max(1, len(points.i) - size)
     covariance = torch.linalg.inv(hessian + 1e-9 * torch.eye(size, dtype=torch.float64)) * 2 * variance
     return Fit(cameras, place, covariance)
 
 
-def descend(cameras: Cameras, points: Points, place: Tensor, size: int, scale: float) -> tuple[Cameras, float]:
+def descend(
+    cameras: Cameras, points: Points, place: Tensor, size: int, scale: float, on_step: Callable[[], None]
+) -> tuple[Cameras, float]:
     """Cameras of less cost, and that cost, by Levenberg's and Marquardt's steps."""
     damping, cost = 1e-4, float(robust_cost(linearise(cameras, points)[0], scale))
     for _ in range(MAX_ITERATIONS):
+        on_step()
         hessian, gradient = normal_equations(cameras, points, place, size, scale)
         damped = hessian + damping * hessian.diagonal().clamp(min=1e-9).diag()
         trial = stepped(cameras, -torch.linalg.solve(damped, gradient), place)

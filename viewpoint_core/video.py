@@ -1,7 +1,7 @@
 """Video files: pictures by time, upright and in the right colours, and the sound beside them."""
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +10,7 @@ import av
 import numpy as np
 import torch
 from av.audio.resampler import AudioResampler
+from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace
@@ -105,7 +106,11 @@ def to_rgb(frame: VideoFrame, size: tuple[int, int] | None = None) -> Tensor:
 
 
 def pick_frames(
-    timed: Iterable[tuple[float, VideoFrame]], times: Sequence[float], tick: float, size: tuple[int, int] | None = None
+    timed: Iterable[tuple[float, VideoFrame]],
+    times: Sequence[float],
+    tick: float,
+    size: tuple[int, int] | None = None,
+    on_frame: Callable[[], None] = lambda: None,
 ) -> list[Tensor]:
     """The frames on screen at growing times, as RGB; fewer where the frames end before, none where they start after."""
     picked: list[Tensor] = []
@@ -116,6 +121,7 @@ def pick_frames(
             return []
         while shown is not None and len(picked) < len(limits) and moment >= limits[len(picked)]:
             picked.append(to_rgb(shown[1], size))
+            on_frame()
         if len(picked) == len(limits):
             return picked
         shown = moment, frame
@@ -124,7 +130,12 @@ def pick_frames(
 
 
 def decode_at(
-    file: Path, times: Sequence[float], tick: float, size: tuple[int, int] | None, seek: bool
+    file: Path,
+    times: Sequence[float],
+    tick: float,
+    size: tuple[int, int] | None,
+    seek: bool,
+    on_frame: Callable[[], None],
 ) -> list[Tensor]:
     """The frames on screen at growing times in seconds after the first frame; fewer where some cannot be had."""
     container, stream = open_video(file)
@@ -135,19 +146,26 @@ def decode_at(
             return []
         times = [first[0] + time for time in times]
         if not seek:
-            return pick_frames(chain([first], timed), times, tick, size)
+            return pick_frames(chain([first], timed), times, tick, size, on_frame)
         try:
             container.seek(int(times[0] / stream.time_base), stream=stream, backward=True)
         except (av.FFmpegError, OSError):
             return []
-        return pick_frames(timed_frames(container, stream), times, tick, size)
+        return pick_frames(timed_frames(container, stream), times, tick, size, on_frame)
 
 
-def pictures_at(file: Path, times: Sequence[float], tick: float, size: tuple[int, int] | None = None) -> list[Tensor]:
+def pictures_at(
+    file: Path,
+    times: Sequence[float],
+    tick: float,
+    size: tuple[int, int] | None = None,
+    on_frame: Callable[[], None] = lambda: None,
+) -> list[Tensor]:
     """The pictures on screen at growing times in seconds after the first, uint8 (3, H, W); fewer where the video ends
-    or breaks. Seeks where that saves decoding, and decodes all if seeking fails. A time may be half a tick early."""
-    picked = decode_at(file, times, tick, size, seek=True) if times[0] > SEEK_SECONDS else []
-    return picked if len(picked) == len(times) else decode_at(file, times, tick, size, seek=False)
+    or breaks. Seeks where that saves decoding, and decodes all if seeking fails. A time may be half a tick early.
+    `on_frame` is called for each picture, and again where all is decoded anew."""
+    picked = decode_at(file, times, tick, size, True, on_frame) if times[0] > SEEK_SECONDS else []
+    return picked if len(picked) == len(times) else decode_at(file, times, tick, size, False, on_frame)
 
 
 class Opening(NamedTuple):
@@ -183,18 +201,24 @@ def fit_size(width: int, height: int, longest_side: int) -> tuple[int, int]:
 
 
 def read_clip(
-    file: Path, *, start_s: float, length: int, fps: float, longest_side: int = 0
+    file: Path,
+    *,
+    start_s: float,
+    length: int,
+    fps: float,
+    longest_side: int = 0,
+    on_frame: Callable[[], None] = lambda: None,
 ) -> tuple[Tensor, tuple[Tensor, int] | None]:
     """`length` (4k + 1) pictures of a video at a constant rate, uint8 (T, 3, H, W), and the sound that belongs to them.
 
     Upright as the file's turn says, in square pixels. The sound is float32 (channels, samples) and its rate, or None.
-    Raises ValueError for a file that is damaged or too short.
+    `on_frame` is called for each picture. Raises ValueError for a file that is damaged or too short.
     """
     check_length(length)
     opening = read_opening(file)
     size = fit_size(opening.width, opening.height, longest_side)
     times = [start_s + number / fps for number in range(length)]
-    pictures = pictures_at(file, times, opening.tick, size)
+    pictures = pictures_at(file, times, opening.tick, size, on_frame)
     if len(pictures) < length:
         raise ValueError(
             f"{file}: asked for {length} pictures at {fps:g} fps from {start_s:g} s on, and the video has "
@@ -210,20 +234,29 @@ def read_sound(file: Path, begin: float, seconds: float) -> tuple[Tensor, int] |
         if not container.streams.audio:
             return None
         stream = container.streams.audio[0]
-        rate, layout = stream.rate, stream.layout
-        resampler = AudioResampler(format="fltp", layout=layout, rate=rate)
-        sound, end = np.zeros((layout.nb_channels, round(seconds * rate)), np.float32), 0
-        container.seek(max(0, int((begin - SEEK_SECONDS) / stream.time_base)), stream=stream, backward=True)
+        if stream.codec_context is None:
+            raise ValueError(f"{file}: the sound cannot be decoded (it is of no known kind)")
         try:
-            for frame in container.decode(stream):
-                first = round((float(frame.time or 0) - begin) * rate)
-                if first >= sound.shape[1]:
-                    break
-                samples = np.concatenate([part.to_ndarray() for part in resampler.resample(frame)], axis=1)
-                samples = samples[:, max(0, -first) :][:, : sound.shape[1] - max(0, first)]
-                start = max(0, first)
-                sound[:, start : start + samples.shape[1]] = samples
-                end = max(end, start + samples.shape[1]) if samples.shape[1] else end
+            return decode_sound(container, stream, begin, seconds)
         except av.FFmpegError as error:
             raise ValueError(f"{file}: the sound cannot be decoded ({error.strerror})") from error
-        return (torch.from_numpy(sound[:, :end]), rate) if end else None
+
+
+def decode_sound(
+    container: InputContainer, stream: AudioStream, begin: float, seconds: float
+) -> tuple[Tensor, int] | None:
+    """What `read_sound` gives, of an open file. Raises FFmpegError for damage."""
+    rate, layout = stream.rate, stream.layout
+    resampler = AudioResampler(format="fltp", layout=layout, rate=rate)
+    sound, end = np.zeros((layout.nb_channels, round(seconds * rate)), np.float32), 0
+    container.seek(max(0, int((begin - SEEK_SECONDS) / stream.time_base)), stream=stream, backward=True)
+    for frame in container.decode(stream):
+        first = round((float(frame.time or 0) - begin) * rate)
+        if first >= sound.shape[1]:
+            break
+        samples = np.concatenate([part.to_ndarray() for part in resampler.resample(frame)], axis=1)
+        samples = samples[:, max(0, -first) :][:, : sound.shape[1] - max(0, first)]
+        start = max(0, first)
+        sound[:, start : start + samples.shape[1]] = samples
+        end = max(end, start + samples.shape[1]) if samples.shape[1] else end
+    return (torch.from_numpy(sound[:, :end]), rate) if end else None

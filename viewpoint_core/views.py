@@ -1,7 +1,7 @@
 """Perspective views and cubemaps: a view placed on the ViewPoint map, a view of an ERP, six faces <-> the map."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 import torch
@@ -98,13 +98,15 @@ def place_view(
     path: CameraPath | None = None,
     interpolation: str = "bicubic",
     fill: float = GREY,
+    on_frame: Callable[[], None] = lambda: None,
 ) -> tuple[Tensor, Tensor]:
     """Draw views (..., C, h, w) on the map wherever the sphere shows their directions (paper 3.3, 4.1).
 
     Returns maps (..., C, S, S), `fill` where unknown, and the mask (S, S): the part of each pixel that the view covers.
     fov_deg is horizontal, in (0, 180); pixels are square, so the vertical one follows from the aspect.
     With a path the views are (T, C, h, w), one for each of its cameras, and the masks (T, S, S). Then the path's fields
-    of view count, and yaw, pitch and roll turn it as a whole. Raises ValueError where lengths differ.
+    of view count, and yaw, pitch and roll turn it as a whole, and `on_frame` is called once a frame. Raises ValueError
+    where lengths differ.
     """
     check_image(view, "view")
     check_map_size(map_size)
@@ -120,6 +122,7 @@ def place_view(
         placed, cover = draw_view(view[frame], grid, seen, map_size, frame_fov_deg, interpolation, fill)
         maps[frame].flatten(-2)[:, index.to(maps.device)] = placed[:, 0]
         masks[frame].flatten()[index.to(maps.device)] = cover[0]
+        on_frame()
     return maps, masks
 
 
@@ -167,11 +170,13 @@ def render_view(
     fov_deg: float = 90,
     path: CameraPath | None = None,
     interpolation: str = "bicubic",
+    on_frame: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Perspective views (..., C, height, width) of ERP images (..., C, H, 2H). fov_deg is horizontal, in (0, 180).
 
     With a path the ERP is a video (T, C, H, 2H) with a frame for each of its cameras, or one frame (1, C, H, 2H) that
-    all of them look at; the path's fields of view count, and yaw, pitch and roll turn it as a whole.
+    all of them look at; the path's fields of view count, and yaw, pitch and roll turn it as a whole. `on_frame` is then
+    called once a frame.
     """
     check_erp(erp)
     if height <= 0 or width <= 0:
@@ -183,10 +188,13 @@ def render_view(
     if erp.ndim != 4 or len(erp) != 1:
         check_frames(erp, path, "erp")
     views = erp.new_empty(len(path), erp.shape[1], height, width)
-    path = path.turned(**angles)
+    path, of_camera = path.turned(**angles), None
     for frame, source in enumerate(erp.expand(len(path), -1, -1, -1)):
-        grid = erp_view_grid(erp.shape[-1], height, width, **path.camera(frame))
+        camera = path.camera(frame)
+        if camera != of_camera:  # past the cache: cameras of one use would put out the grids that are used again
+            grid, of_camera = erp_view_grid.__wrapped__(erp.shape[-1], height, width, **camera), camera
         views[frame] = sample(source, grid, interpolation=interpolation, border="erp")
+        on_frame()
     return views
 
 

@@ -1,7 +1,8 @@
 /** "Use this view": writes a viewer's angles into the widgets of a node of the same graph. */
 
 export const TARGETS = ['ViewPointRenderView', 'ViewPointPlaceView']
-const ANGLES = ['yaw_deg', 'pitch_deg', 'fov_deg']
+const ANGLES = ['yaw_deg', 'pitch_deg', 'roll_deg', 'fov_deg']
+const ON_PATH = " It follows a camera path: the angles turn the whole path, and the field of view is the path's."
 const DIGITS = 10 // tenths of a degree
 
 /** Nodes of a graph that take a view, those that the user selected first. */
@@ -16,7 +17,7 @@ export function nodeLabel(node) {
   return `${node.title} #${node.id}`
 }
 
-/** Angles of a node that take their value from a link, so that its widget does not count. */
+/** Inputs of a node that take their value from a link, so that its widget does not count. */
 function linkedAngles(node) {
   const linked = (node.inputs ?? []).filter((input) => input.link != null).map((input) => input.widget?.name)
   return ANGLES.filter((name) => linked.includes(name))
@@ -28,12 +29,14 @@ export function writeView(node, view) {
   if (linked.length) return `${nodeLabel(node)} takes ${linked.join(', ')} from a link; disconnect it first.`
   const widgets = ANGLES.map((name) => node.widgets?.find((widget) => widget.name === name))
   if (widgets.some((widget) => !widget)) return `${nodeLabel(node)} has no ${ANGLES.join(', ')}.`
+  const level = { ...view, roll_deg: 0 } // as the viewer shows it
   node.graph?.beforeChange?.()
   widgets.forEach((widget, index) => {
-    widget.value = Math.round(view[ANGLES[index]] * DIGITS) / DIGITS
+    widget.value = Math.round(level[ANGLES[index]] * DIGITS) / DIGITS
     widget.callback?.(widget.value)
   })
   node.graph?.afterChange?.()
   node.setDirtyCanvas?.(true, true)
-  return `View written to ${nodeLabel(node)}.`
+  const onPath = node.inputs?.some((input) => input.name === 'camera_path' && input.link != null)
+  return `View written to ${nodeLabel(node)}.${onPath ? ON_PATH : ''}`
 }

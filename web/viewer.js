@@ -57,7 +57,7 @@ export class Viewer {
 
   // Files
 
-  /** Show a file: { url, name, isVideo, isMap, hasAudio }. The same file again changes nothing. */
+  /** Show a file: { url, name, isVideo, isMap, hasAudio, note }. The same file again changes nothing. */
   async show(file) {
     if (this.file?.url === file.url) return
     this.clear()
@@ -76,6 +76,7 @@ export class Viewer {
       if (signal.aborted) return media.dispose()
       this.media = media
       this.panel.mute.hidden = !file.hasAudio
+      this.panel.setNote(file.note ?? '')
       this.panel.setClip(media.isVideo ? media : null)
       if (media.isVideo && this.visible) media.play()
       await this.connect()

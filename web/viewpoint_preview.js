@@ -19,9 +19,9 @@ function addStyles() {
 }
 
 /** A node's result as the viewer takes it. */
-function fileOf({ filename, subfolder, type, projection, media, audio }) {
+function fileOf({ filename, subfolder, type, projection, media, audio, note }) {
   const url = api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`)
-  return { url, name: filename, isVideo: media === 'video', isMap: projection === 'viewpoint', hasAudio: audio }
+  return { url, name: filename, isVideo: media === 'video', isMap: projection === 'viewpoint', hasAudio: audio, note }
 }
 
 function showResult(node, output) {

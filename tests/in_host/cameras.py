@@ -4,6 +4,7 @@ from checks import expect_error, run_checks, torch
 
 # isort: split
 # found once checks has put the host and the pack on the path
+import pack.nodes.memory as memory
 from pack.nodes import NODES
 from pack.nodes.camera import ViewPointCameraPath, ViewPointCutCameraPath, ViewPointEstimateCamera
 from pack.nodes.compose import ViewPointCompose, ViewPointComposite
@@ -109,6 +110,21 @@ def check_the_clip_lies_sharp_over_the_panorama() -> None:
     expect_error(
         lambda: ViewPointComposite.execute(erp[:2], clip, 3.0, "off", "bicubic", keyed(), **ANGLES), "expected as many"
     )
+
+
+def check_videos_beyond_memory_are_refused_before_work() -> None:
+    erp, clip = world().expand(600, -1, -1, -1), look(None)[:, :32, :32].expand(600, -1, -1, -1)
+    free = memory.free_memory
+    memory.free_memory = lambda: 1 << 30
+    try:
+        expect_error(
+            lambda: ViewPointComposite.execute(erp, clip, 3.0, "off", "bicubic", **ANGLES),
+            "600 panoramas of 512 x 256 and their masks need 1.2 GiB of memory, 1.0 GiB are free",
+        )
+        maps, masks = torch.zeros(1, 256, 256, 3).expand(700, -1, -1, -1), torch.ones(1, 256, 256).expand(700, -1, -1)
+        expect_error(lambda: ViewPointCompose.execute(maps, masks, maps, masks, 0.0), "700 maps of side 256")
+    finally:
+        memory.free_memory = free
 
 
 def check_a_flat_clip_is_refused_or_held() -> None:

@@ -232,6 +232,59 @@ def check_an_embedding_with_more_than_the_prompt_is_not_saved_in_part() -> None:
     expect_error(lambda: ViewPointSaveTextEmbedding.execute(conditioning, "x"), "noise_concat")
 
 
+def check_files_may_be_links_that_lead_out_of_the_folder_but_names_may_not() -> None:
+    with tempfile.TemporaryDirectory() as work:
+        inside, outside = Path(work) / "input", Path(work) / "elsewhere"
+        inside.mkdir()
+        outside.mkdir()
+        (outside / "real.mp4").write_bytes(b"video")
+        (inside / "clip.mp4").symlink_to(outside / "real.mp4")
+        before = host_access.folder_paths.get_input_directory()
+        host_access.folder_paths.set_input_directory(str(inside))
+        try:
+            assert host_access.listed_files("input", {".mp4"}) == ["clip.mp4"]
+            assert host_access.chosen_file("clip.mp4", {".mp4"}).read_bytes() == b"video"
+            for name in ("../elsewhere/real.mp4", str(outside / "real.mp4"), "a/../../elsewhere/real.mp4"):
+                expect_error(lambda name=name: host_access.chosen_file(name, {".mp4"}), "input or output folder")
+        finally:
+            host_access.folder_paths.set_input_directory(before)
+
+
+def check_a_preview_leaves_out_what_its_file_cannot_hold() -> None:
+    from fractions import Fraction
+    from types import SimpleNamespace
+
+    from pack.nodes.preview import frames_and_sound
+
+    def video(rate: int, channels: int) -> SimpleNamespace:
+        audio = {"waveform": torch.zeros(1, channels, 100), "sample_rate": 8000}
+        images = torch.arange(9).view(9, 1, 1, 1).expand(9, 32, 64, 3) / 9
+        parts = SimpleNamespace(images=images, frame_rate=Fraction(rate), audio=audio)
+        return SimpleNamespace(get_components=lambda: parts)
+
+    frames, fps, audio, note = frames_and_sound(video(30, 2), 16.0)
+    assert (len(frames), fps, audio is None, note) == (9, 30, False, "")
+    for channels in (4, 8):
+        frames, fps, audio, note = frames_and_sound(video(30, channels), 16.0)
+        assert (len(frames), fps, audio) == (9, 30, None)
+        assert f"without sound: audio: got {channels} channels" in note
+    frames, fps, audio, note = frames_and_sound(video(480, 2), 16.0)
+    assert (fps, audio is None) == (240, False)
+    assert (frames[:, 0, 0, 0] * 9).round().tolist() == [0, 2, 4, 6, 8]
+    assert "480 frames per second" in note
+
+
+def check_linked_names_are_left_to_execute() -> None:
+    from pack.nodes.clip import ViewPointLoadClip
+    from pack.nodes.text_embedding import ViewPointLoadTextEmbedding
+
+    assert ViewPointLoadTextEmbedding.validate_inputs(None) is True
+    assert ViewPointLoadClip.validate_inputs(None, 5) is True
+    assert ViewPointLoadClip.fingerprint_inputs(None, length=5) != ViewPointLoadClip.fingerprint_inputs(None, length=5)
+    expect_error(lambda: ViewPointLoadTextEmbedding.execute("/etc/passwd"), "inside ComfyUI's input or output folder")
+    expect_error(lambda: ViewPointLoadClip.execute("a.mp4", 0.0, 5, 0.0, 0), "fps 0.0")
+
+
 def check_metadata_of_the_checkpoint_wins_over_the_schedule_input() -> None:
     model = load(33)
     model.model.model_config.metadata = {"viewpoint.perspective_blocks": "0,2"}

@@ -10,6 +10,7 @@ import sys
 
 import comfy.model_management
 import pack.nodes.host as pack_host
+import pack.nodes.memory as memory
 import pack.nodes.upscale as upscale_nodes
 from comfy_extras.nodes_upscale_model import ImageUpscaleWithModel
 from spandrel import ModelLoader
@@ -63,7 +64,10 @@ def check_tiles_shrink_where_memory_runs_out() -> None:
     model._call_fn = small_only
     with torch.no_grad(), pack_host.loaded_upscaler(model, 512, 0) as (run, _):
         assert run(picture(400)).shape == (3, 800, 800)
-    assert seen[:3] == [400, 256, 128]
+        assert seen[:3] == [400, 256, 128]
+        seen.clear()
+        run(picture(400))
+        assert max(seen) == 128, "what was too large once is tried again"
 
 
 def check_memory_that_is_never_enough_is_an_error() -> None:
@@ -99,6 +103,19 @@ def check_a_model_that_makes_nan_is_named() -> None:
 def check_a_video_beyond_memory_is_refused_before_work() -> None:
     image = torch.full((1, 64, 64, 3), 0.5).expand(100_000, -1, -1, -1)
     expect_error(lambda: upscale_nodes.ViewPointUpscale.execute(image, 16384, 1, 512), "holds one at a time")
+
+
+def check_charts_beyond_memory_are_refused_before_work() -> None:
+    model, frames = upscaler(4), torch.zeros(1, 3, 736, 736)
+    upscale_nodes.plan_upscale(frames, model, 4096, 1, 512)
+    free = memory.free_memory
+    memory.free_memory = lambda: 8 << 30
+    try:
+        expect_error(lambda: upscale_nodes.plan_upscale(frames, model, 8192, 3, 512), "expected fewer passes")
+        expect_error(lambda: upscale_nodes.plan_upscale(frames, model, 8192, 3, 512), "charts of 26112 x 26112")
+        upscale_nodes.plan_upscale(frames, model, 8192, 2, 512)
+    finally:
+        memory.free_memory = free
 
 
 if __name__ == "__main__":

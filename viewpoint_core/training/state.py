@@ -76,11 +76,6 @@ def by_main(call: Callable[[], None]) -> None:
         raise OSError(problem[0])
 
 
-def step_of(folder: Path) -> int:
-    """The step in a checkpoint folder's name."""
-    return int(folder.name.removeprefix("step_"))
-
-
 def checkpoints(folder: Path) -> list[Path]:
     """The whole checkpoints below a run's output, the oldest first."""
     return sorted(file.parent for file in (folder / "checkpoints").glob(f"step_*/{FACTS}"))

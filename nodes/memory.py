@@ -1,0 +1,12 @@
+"""Whether what a node makes fits into memory, asked before it is made."""
+
+from .host import free_memory
+
+GIB = 1 << 30
+
+
+def check_room(needed: int, what: str, way_out: str) -> None:
+    """Raise ValueError where `needed` bytes are not free: `what` needs them, and `way_out` is what to do instead."""
+    free = free_memory()
+    if needed > free:
+        raise ValueError(f"{what} need {needed / GIB:.1f} GiB of memory, {free / GIB:.1f} GiB are free; {way_out}")
