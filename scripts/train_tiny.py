@@ -56,11 +56,11 @@ class Budget:
     layers: int = 8
     ffn: int = 1024
     batch: int = 4
-    steps: int = 1300
-    long_steps: int = 60
+    steps: int = 2000
+    long_steps: int = 50
     ablation_heads: int = 2
     ablation_layers: int = 6
-    ablation_steps: int = 150
+    ablation_steps: int = 120
     ablation_clips: int = 160
     workers: int = 2
     device: str = "cpu"
