@@ -2,7 +2,7 @@
 
     python scripts/train_tiny.py [--folder build/tiny] [--budget cpu|gpu] [--until STEP]
 
-Steps: data, vae, short, long, export, and, if asked for by --until ablation, the models that docs/tiny-model.md
+Steps: data, vae, train, export, and, if asked for by --until ablation, the models that docs/tiny-model.md
 compares. Each goes on where it was stopped; what is finished is not repeated.
 """
 
@@ -34,7 +34,7 @@ DIT_FILE = MODELS / "diffusion_models" / "viewpoint_tiny_33ch.safetensors"
 HELDOUT_PANORAMAS = ("courtyard", "forest")
 HELDOUT_SEEDS = range(1_000_000, 1_000_064)
 ERP_WIDTH, MAP_SIZE = 384, 256
-LENGTH, LONG = 9, 49
+LENGTH = 9
 COMPARED_SCENES = 32
 PRESET = "tiny_viewpoint"
 SHRINK = 2  # a panorama is turned at twice the clip's width, then averaged
@@ -47,7 +47,6 @@ class Budget:
     videos: range = range(200)
     more: range = range(200, 240)
     stills: range = range(10_000, 10_400)
-    long: range = range(20_000, 20_016)
     turns: int = 6
     vae_width: int = 8
     vae_steps: int = 1450
@@ -57,7 +56,6 @@ class Budget:
     ffn: int = 1024
     batch: int = 4
     steps: int = 2000
-    long_steps: int = 50
     ablation_heads: int = 2
     ablation_layers: int = 6
     ablation_steps: int = 120
@@ -72,14 +70,12 @@ BUDGETS = {
         range(600),
         range(600, 1000),
         range(10_000, 12_000),
-        range(20_000, 20_100),
         turns=12,
         vae_width=16,
         vae_steps=12000,
         vae_still_steps=6000,
         batch=16,
         steps=8000,
-        long_steps=600,
         ablation_heads=3,
         ablation_layers=8,
         ablation_steps=2000,
@@ -164,8 +160,6 @@ def make_data(folder: Path, budget: Budget) -> None:
     stills = write_clips(data / "stills", budget.stills, ERP_WIDTH, 1, workers=workers)
     merge([videos, turns, more, stills], data / "short.jsonl")
     write_manifest(compared_items(read_manifest(data / "vae.jsonl"), budget), data / "ablation.jsonl")
-    long = write_clips(data / "long", budget.long, ERP_WIDTH, LONG, workers=workers)
-    merge([long, write_turns(data / "long_turns", LONG, budget.turns // 2)], data / "long.jsonl")
 
 
 def train_the_vae(folder: Path, budget: Budget) -> None:
@@ -176,32 +170,17 @@ def train_the_vae(folder: Path, budget: Budget) -> None:
         call(train_vae.main, *data, *size, "--device", budget.device, "--output", folder / "vae")
 
 
-def encode_clips(folder: Path, budget: Budget, name: str, length: int) -> Path:
-    """The cache of a manifest."""
-    cache, vae = folder / f"cache_{name}", folder / "vae" / "vae.safetensors"
-    flags = ("--manifest", folder / "data" / f"{name}.jsonl", "--cache", cache, "--vae", vae, "--no-text")
-    flags += ("--map-size", MAP_SIZE, "--length", length, "--variants", 2, "--dtype", "bfloat16")
-    call(encode.main, *flags, "--device", budget.device)
-    return cache
-
-
-def train_short(folder: Path, budget: Budget) -> None:
-    """The model from nothing on short clips and stills."""
+def train_the_model(folder: Path, budget: Budget) -> None:
+    """The model from nothing, on clips and stills."""
     start = folder / "start.safetensors"
     if not start.is_file():
         write_transformer(new_transformer(budget.heads, budget.layers, budget.ffn, seed=0), start)
-    flags = ("--preset", PRESET, "--vae", folder / "vae" / "vae.safetensors", "--model", start)
-    flags += ("--cache", encode_clips(folder, budget, "short", LENGTH), "--output", folder / "short")
+    cache, vae = folder / "cache_short", folder / "vae" / "vae.safetensors"
+    flags = ("--manifest", folder / "data" / "short.jsonl", "--cache", cache, "--vae", vae, "--no-text")
+    flags += ("--map-size", MAP_SIZE, "--length", LENGTH, "--variants", 2, "--dtype", "bfloat16")
+    call(encode.main, *flags, "--device", budget.device)
+    flags = ("--preset", PRESET, "--vae", vae, "--model", start, "--cache", cache, "--output", folder / "short")
     call(train.main, *flags, "--steps", budget.steps, "--batch-size", budget.batch)
-
-
-def train_long(folder: Path, budget: Budget) -> None:
-    """The same model on long clips."""
-    middle, batch = folder / "short.safetensors", max(1, budget.batch // 4)
-    call(export.main, "checkpoint", folder / "short", middle, "--dtype", "float32")
-    flags = ("--preset", PRESET, "--vae", folder / "vae" / "vae.safetensors", "--model", middle, "--lr", 3e-4)
-    flags += ("--cache", encode_clips(folder, budget, "long", LONG), "--output", folder / "long", "--warmup", 10)
-    call(train.main, *flags, "--steps", budget.long_steps, "--batch-size", batch)
 
 
 def export_all(folder: Path, budget: Budget) -> None:
@@ -209,7 +188,7 @@ def export_all(folder: Path, budget: Budget) -> None:
     VAE_FILE.parent.mkdir(parents=True, exist_ok=True)
     DIT_FILE.parent.mkdir(parents=True, exist_ok=True)
     replace_bytes(VAE_FILE, (folder / "vae" / "vae.safetensors").read_bytes())
-    call(export.main, "checkpoint", folder / "long", DIT_FILE)
+    call(export.main, "checkpoint", folder / "short", DIT_FILE, "--force")
 
 
 def run_folder(folder: Path, run: AblationRun) -> Path:
@@ -231,14 +210,13 @@ def train_ablation(folder: Path, budget: Budget) -> None:
         flags = ("--preset", PRESET, "--vae", vae, "--model", start, "--cache", cache, "--output", output)
         flags += ("--schedule", run.schedule, "--layout", run.layout, "--steps", budget.ablation_steps)
         call(train.main, *flags, "--batch-size", budget.batch)
-        call(export.main, "checkpoint", output, output / "model.safetensors")
+        call(export.main, "checkpoint", output, output / "model.safetensors", "--force")
 
 
 STEPS = {
     "data": make_data,
     "vae": train_the_vae,
-    "short": train_short,
-    "long": train_long,
+    "train": train_the_model,
     "export": export_all,
     "ablation": train_ablation,
 }
