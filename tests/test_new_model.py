@@ -9,6 +9,7 @@ import torch
 from tests.training_runs import LENGTH, MAP, WIDTH, flags_of, write_turning_panorama
 from viewpoint_core import encode, train
 from viewpoint_core.training.cache import CachedClips
+from viewpoint_core.training.flow_matching import add_noise, velocity
 from viewpoint_core.training.manifest import Item, write_manifest
 from viewpoint_core.training.new_model import new_transformer, write_transformer
 from viewpoint_core.training.new_vae import new_vae
@@ -16,33 +17,37 @@ from viewpoint_core.training.vae_training import write_vae
 from viewpoint_core.training.wan import pad_text, predict_velocity, prepare_transformer
 
 
-def test_it_starts_by_predicting_the_noisy_latent_brought_to_unit_length() -> None:
-    model = new_transformer(2, 2, 128, seed=0)
-    noisy = 3 * torch.randn(1, 16, 2, 8, 8, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        made = model(noisy, torch.tensor([900.0]), torch.zeros(1, 1, 4096), return_dict=False)[0]
-    assert torch.corrcoef(torch.stack([made.flatten(), noisy.flatten()]))[0, 1] > 0.95
-    assert float(made.std()) == pytest.approx(1, abs=0.1)
+def test_where_the_view_is_known_it_starts_with_nearly_the_velocity() -> None:
+    """The noisy latent minus the known one is sigma (noise - x_0), whatever sigma is."""
+    model = new_transformer(3, 2, 128, seed=0)
+    generator = torch.Generator().manual_seed(0)
+    x_0, noise = (torch.randn(1, 16, 2, 8, 8, generator=generator) for _ in range(2))
+    known = torch.cat([x_0, torch.ones(1, 1, 2, 8, 8)], dim=1)
+    for sigma in (torch.tensor([0.6]), torch.tensor([0.95])):
+        with torch.no_grad():
+            made = predict_velocity(model, add_noise(x_0, noise, sigma), known, sigma, torch.zeros(1, 1, 4096))
+        wanted = velocity(x_0, noise)
+        assert float((made - wanted).square().mean()) < 0.2 * float(wanted.square().mean())
 
 
-def test_its_file_is_one_that_the_trainer_widens(tmp_path: Path) -> None:
-    model = new_transformer(1, 2, 64, seed=0)
+def test_its_file_is_one_that_the_trainer_takes_as_it_is(tmp_path: Path) -> None:
+    model = new_transformer(2, 2, 64, seed=0)
     write_transformer(model, tmp_path / "start" / "model.safetensors")
     loaded = prepare_transformer(tmp_path / "start" / "model.safetensors", "alternating")
     assert loaded.config.in_channels == 33
-    assert torch.equal(loaded.patch_embedding.weight[:, :16], model.patch_embedding.weight)
-    assert torch.equal(new_transformer(1, 2, 64, seed=0).proj_out.weight, model.proj_out.weight)
+    assert torch.equal(loaded.patch_embedding.weight, model.patch_embedding.weight)
+    assert torch.equal(new_transformer(2, 2, 64, seed=0).proj_out.weight, model.proj_out.weight)
 
 
 def test_an_empty_text_counts_as_one_row_and_gives_what_512_give() -> None:
-    model = new_transformer(1, 2, 64, seed=0)
+    model = new_transformer(2, 2, 64, seed=0)
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel())))
-        noisy, known = torch.randn(1, 16, 1, 4, 4), torch.zeros(1, 0, 1, 4, 4)
+        noisy, known = torch.randn(1, 16, 1, 4, 4), torch.zeros(1, 17, 1, 4, 4)
         text = pad_text([torch.zeros(1, 4096)])
         short = predict_velocity(model, noisy, known, torch.tensor([0.5]), text)
-        long = model(noisy, torch.tensor([500.0]), text, return_dict=False)[0]
+        long = model(torch.cat([noisy, known], dim=1), torch.tensor([500.0]), text, return_dict=False)[0]
         other = predict_velocity(model, noisy, known, torch.tensor([0.5]), text + torch.eye(512, 4096))
     assert (short - long).abs().max() < 1e-5
     assert (short - other).abs().max() > 1e-4
@@ -52,7 +57,7 @@ def test_an_empty_text_counts_as_one_row_and_gives_what_512_give() -> None:
 def untold(tmp_path: Path) -> dict[str, Path]:
     """A cache without texts of clips that have captions, and the models."""
     paths = {name: tmp_path / f"{name}.safetensors" for name in ("model", "vae")}
-    write_transformer(new_transformer(1, 2, 64, seed=0), paths["model"])
+    write_transformer(new_transformer(2, 2, 64, seed=0), paths["model"])
     write_vae(new_vae(8, 0), paths["vae"])
     clips = [write_turning_panorama(tmp_path / f"clip{i}", 20 * i) for i in range(2)]
     items = [Item(clip, 0, LENGTH, 16.0, WIDTH, WIDTH // 2, f"yard {clip.name}", "CC0", "train") for clip in clips]
