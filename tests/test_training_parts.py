@@ -42,7 +42,7 @@ def test_a_flag_wins_over_the_file_and_the_file_over_the_preset(tmp_path: Path) 
     assert (config.steps, config.lr, config.ema) == (13, 3e-6, 0.999)
 
 
-@pytest.mark.parametrize("name", ["paper", "calm", "lora_24gb", "14b_sharded", "tiny"])
+@pytest.mark.parametrize("name", ["paper", "calm", "lora_24gb", "14b_sharded", "tiny", "tiny_viewpoint"])
 def test_every_preset_is_a_run(name: str) -> None:
     assert parse("--preset", name).output == "o"
 
@@ -53,7 +53,14 @@ def test_the_papers_preset_is_the_papers() -> None:
 
 
 def test_every_preset_file_is_listed_above() -> None:
-    assert {file.stem for file in PRESETS.glob("*.yaml")} == {"paper", "calm", "lora_24gb", "14b_sharded", "tiny"}
+    assert {file.stem for file in PRESETS.glob("*.yaml")} == {
+        "paper",
+        "calm",
+        "lora_24gb",
+        "14b_sharded",
+        "tiny",
+        "tiny_viewpoint",
+    }
 
 
 @pytest.mark.parametrize(
