@@ -167,6 +167,19 @@ def test_step_across_the_arc_of_a_lone_subregion_is_small(face: str) -> None:
     assert float(step[on_arc].max()) < 0.05
 
 
+@pytest.mark.parametrize("face", "LFBR")
+def test_a_lone_subregion_fades_toward_its_arc_without_a_crease(face: str) -> None:
+    angle = torch.linspace(0.5, 1.1, 200, dtype=torch.float64)  # at the middle of U's edge, away from the zenith
+    shares = []
+    for distance in (0.02, 0.04):
+        a, b = (1 - distance) * angle.cos(), (1 - distance) * angle.sin()
+        directions = torch.stack([a, -torch.ones_like(a), 1 - b], dim=-1)
+        directions = rotate_yaw(directions, math.radians(reference.YAW[face]))
+        lookup = locate_on_map(directions[None], SIZE)
+        shares.append(lookup.weight[1].mean())
+    assert 0 < float(shares[0]) < float(shares[1]) / 3  # a straight fade halves
+
+
 def test_unfused_erp_shows_one_subregion_everywhere() -> None:
     for face in "LFBR":
         erp = viewpoint_to_erp(one_subregion(face), WIDTH, interpolation="nearest", fusion=False)

@@ -17,6 +17,7 @@ from .sphere import direction_to_erp, erp_directions, pixel_grid, rotate_yaw
 MAP_MULTIPLE = 32
 SQRT2 = math.sqrt(2)
 GRID_CACHE_SIZE = 8
+EASED_BELOW = 0.4  # a share of U's blend; more of it departs visibly from the published panoramas
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,8 @@ def direction_to_subregion(direction: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Directions (..., 3) in a subregion's own frame to p, q and the fusion weight there, 0 where it is not seen.
 
     Weights (equations 5-12): 1 - |p|/2 on the blocks shared with a neighbour, 1 on the blocks toward U and D, and on U
-    one minus the distance from the middle of U's edge, so that it vanishes on the arc of the half disc.
+    one minus the distance from the middle of U's edge, so that it vanishes on the arc of the half disc. Where two are
+    blended on U, `ease_share` is applied to their shares.
     """
     x, y, z = direction.unbind(-1)
     largest = direction.abs().amax(-1)
@@ -115,7 +117,7 @@ def direction_to_subregion(direction: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     on_down = (y >= z) & (z >= x.abs() - tolerance) & (y > 0) & ~on_face
     a, b = x / ay, 1 - z / ay
     rho = torch.hypot(a, b)
-    on_up = (y < 0) & (b >= 0) & (rho <= 1 + 1e-6) & ~on_face
+    above = (y < 0) & (b >= 0) & (rho <= 1 + 1e-6) & ~on_face
     theta = torch.atan2(b, a)
     s = theta.sin() + theta.cos().abs()
 
@@ -124,12 +126,27 @@ def direction_to_subregion(direction: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     q = torch.where(on_face, y / depth, zero)
     p, q = torch.where(on_side, x.sign() * (2 - z / ax), p), torch.where(on_side, y / ax, q)
     p, q = torch.where(on_down, x / ay, p), torch.where(on_down, 2 - z / ay, q)
-    p, q = torch.where(on_up, a / s, p), torch.where(on_up, -1 - b / s, q)
+    p, q = torch.where(above, a / s, p), torch.where(above, -1 - b / s, q)
 
     shared = p.abs() > q.abs()
     weight = torch.where(shared, 1 - p.abs() / 2, torch.ones_like(p))
-    weight = torch.where(on_up, (1 - rho).clamp(min=0) + 1e-9, weight)  # never 0 / 0 where arcs meet
-    return p, q, torch.where(on_face | on_side | on_down | on_up, weight, zero)
+    weight = torch.where(above, (1 - rho).clamp(min=0) + 1e-9, weight)  # never 0 / 0 where arcs meet
+    return p, q, torch.where(on_face | on_side | on_down | above, weight, zero)
+
+
+def on_up(direction: Tensor) -> Tensor:
+    """Whether directions (..., 3) lie on the face U."""
+    x, y, z = direction.unbind(-1)
+    return y <= -torch.maximum(x.abs(), z.abs())
+
+
+def ease_share(share: Tensor) -> Tensor:
+    """Shares in [0, 1/2] of the lighter of two subregions on U, brought to 0 without a slope.
+
+    Going there in a straight line, as on U's arcs, leaves a crease. Above EASED_BELOW they stay as they are.
+    """
+    t = share / EASED_BELOW
+    return torch.where(t < 1, EASED_BELOW * t * t * (2 - t), share)
 
 
 def weight_on_grid(p: Tensor, q: Tensor, weight: Tensor, map_size: int) -> Tensor:
@@ -238,6 +255,9 @@ def locate_on_map(
     assert bool((top[0] > 0).all()), "a direction lies outside all four subregions"
     x, y = (torch.gather(values, 0, index).float() for values in (x, y))
     weight = (top / top.sum(0)).float()
+    if fusion:
+        lighter = torch.where(on_up(direction), ease_share(weight[1]), weight[1])
+        weight = torch.stack([1 - lighter, lighter])
     overlap = (weight[1] > 0).flatten().nonzero()[:, 0] if fusion else torch.empty(0, dtype=torch.long)
     second = None
     if fusion:
@@ -366,8 +386,9 @@ def erp_to_viewpoint(erp: Tensor, map_size: int, *, interpolation: str = "bicubi
 def viewpoint_to_erp(viewpoint: Tensor, width: int, *, interpolation: str = "bicubic", fusion: bool = True) -> Tensor:
     """ViewPoint maps (..., C, S, S) -> ERP images (..., C, width/2, width), same dtype and device.
 
-    With fusion, what two subregions show is blended by the weights of equations 5-12 (vanishing ones on U); without,
-    the subregion that weighs most is taken. Raises ValueError for a map that is not square or no multiple of 32.
+    With fusion, what two subregions show is blended by the weights of equations 5-12, on U by shares that end on the
+    arcs without a crease; without, the subregion that weighs most is taken. Raises ValueError for a map that is not
+    square or no multiple of 32.
     """
     check_map(viewpoint)
     check_erp_width(width)
