@@ -20,7 +20,7 @@ if str(ROOT) not in sys.path:
 
 from scripts.make_sample_clip import read_image  # noqa: E402
 from viewpoint_core import encode, export, train, train_vae  # noqa: E402
-from viewpoint_core.training.cache import replace_bytes  # noqa: E402
+from viewpoint_core.replacing import replace_bytes  # noqa: E402
 from viewpoint_core.training.manifest import Item, read_manifest, write_manifest  # noqa: E402
 from viewpoint_core.training.new_model import new_transformer, write_transformer  # noqa: E402
 from viewpoint_core.training.synthetic import FPS, write_clips  # noqa: E402
@@ -45,7 +45,7 @@ class Budget:
     """How much is made, and how long is trained."""
 
     videos: range = range(200)
-    more: range = range(200, 240)
+    more: range = range(200, 440)
     stills: range = range(10_000, 10_400)
     turns: int = 6
     vae_width: int = 8
@@ -55,7 +55,8 @@ class Budget:
     layers: int = 8
     ffn: int = 1024
     batch: int = 4
-    steps: int = 2000
+    variants: int = 5
+    steps: int = 6000
     ablation_heads: int = 2
     ablation_layers: int = 6
     ablation_steps: int = 120
@@ -177,7 +178,7 @@ def train_the_model(folder: Path, budget: Budget) -> None:
         write_transformer(new_transformer(budget.heads, budget.layers, budget.ffn, seed=0), start)
     cache, vae = folder / "cache_short", folder / "vae" / "vae.safetensors"
     flags = ("--manifest", folder / "data" / "short.jsonl", "--cache", cache, "--vae", vae, "--no-text")
-    flags += ("--map-size", MAP_SIZE, "--length", LENGTH, "--variants", 2, "--dtype", "bfloat16")
+    flags += ("--map-size", MAP_SIZE, "--length", LENGTH, "--variants", budget.variants, "--dtype", "bfloat16")
     call(encode.main, *flags, "--device", budget.device)
     flags = ("--preset", PRESET, "--vae", vae, "--model", start, "--cache", cache, "--output", folder / "short")
     call(train.main, *flags, "--steps", budget.steps, "--batch-size", budget.batch)
