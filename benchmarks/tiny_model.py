@@ -29,10 +29,10 @@ from scripts.train_tiny import ABLATION, COMPARED_SCENES, DIT_FILE, LENGTH, VAE_
 from viewpoint_core.evaluation.fills import MEAN, MIRRORED, STRETCHED  # noqa: E402
 from viewpoint_core.evaluation.scores import FLOW, REST, VIEW, panorama_scores  # noqa: E402
 from viewpoint_core.evaluation.seams import LINES, seam_ratios, seam_steps  # noqa: E402
+from viewpoint_core.replacing import replace_text  # noqa: E402
 from viewpoint_core.training.cache import CachedClips  # noqa: E402
 from viewpoint_core.training.config import TrainingConfig  # noqa: E402
 from viewpoint_core.training.layouts import VIEWPOINT, to_erp  # noqa: E402
-from viewpoint_core.training.manifest import replace_text  # noqa: E402
 from viewpoint_core.training.media import read_frames  # noqa: E402
 from viewpoint_core.training.synthetic import FPS  # noqa: E402
 from viewpoint_core.training.vae_training import reconstruction_psnr  # noqa: E402

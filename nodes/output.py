@@ -17,12 +17,12 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ..viewpoint_core.conditioning import check_finite
+from ..viewpoint_core.replacing import replacing
 from ..viewpoint_core.spherical_metadata import (
     add_spherical_metadata,
     gpano_xmp,
     jpeg_with_xmp,
     png_with_xmp,
-    replacing,
 )
 from ..viewpoint_core.viewpoint_map import check_erp
 from .convert import FrameStream, image_to_frames

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from PIL import Image
 from torch import Tensor
 
-from ..viewpoint_core.spherical_metadata import replacing
+from ..viewpoint_core.replacing import replacing
 from ..viewpoint_core.viewpoint_map import check_erp, check_map
 from .convert import image_to_frames
 from .host import node_schema, output_path

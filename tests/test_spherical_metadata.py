@@ -25,7 +25,6 @@ from viewpoint_core.spherical_metadata import (
     jpeg_with_xmp,
     lay_out,
     png_with_xmp,
-    replacing,
 )
 
 needs_ffprobe = pytest.mark.skipif(not shutil.which("ffprobe"), reason="ffprobe is not installed (package ffmpeg)")
@@ -241,25 +240,6 @@ def test_a_file_that_cannot_be_marked_is_refused_and_nothing_is_left_behind(name
         add_spherical_metadata(source, target)
     assert target.read_bytes() == b"older file"
     assert len(list(tmp_path.iterdir())) == 2
-
-
-def half_write(target: Path) -> None:
-    with replacing(target) as partial:
-        partial.write_text("half")
-        raise OSError("disk full")
-
-
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
-    target = tmp_path / "a.txt"
-    target.write_text("old")
-    with pytest.raises(OSError, match="disk full"):
-        half_write(target)
-    assert target.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [target]
-    with replacing(target) as partial:
-        partial.write_text("new")
-        assert target.read_text() == "old"
-    assert target.read_text() == "new"
 
 
 # MP4: real files

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 import struct
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from operator import index
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from .replacing import replacing
 from .wan_attention import format_schedule, perspective_blocks
 
 PATCH_EMBEDDING = "patch_embedding.weight"
@@ -208,20 +208,13 @@ def write_checkpoint(
         position += size
     encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % 8)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as stream:
-            stream.write(struct.pack("<Q", len(encoded)) + encoded)
-            for name, tensor in tensors.items():
-                chunks = inflated_chunks(tensor, channels) if name == PATCH_EMBEDDING else stored_chunks(tensor)
-                for chunk in chunks:
-                    stream.write(chunk)
-                yield stream.tell()
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(target) as partial, partial.open("wb") as stream:
+        stream.write(struct.pack("<Q", len(encoded)) + encoded)
+        for name, tensor in tensors.items():
+            chunks = inflated_chunks(tensor, channels) if name == PATCH_EMBEDDING else stored_chunks(tensor)
+            for chunk in chunks:
+                stream.write(chunk)
+            yield stream.tell()
 
 
 def viewpoint_metadata(blocks: tuple[int, ...], in_dim: int) -> dict[str, str]:

@@ -19,6 +19,7 @@ from .checkpoint import (
     schedule_from_metadata,
     viewpoint_metadata,
 )
+from .replacing import replace_text
 from .training.lora import COMFY_PREFIX, PATCH, comfy_lora
 from .training.state import FACTS, gather_weights, newest_checkpoint, read_facts
 from .training.wan import empty_transformer, transformer_config, transformer_source
@@ -196,17 +197,7 @@ def export_diffusers(
     renamed = {names[key]: tensor for key, tensor in tensors.items()}
     folder.mkdir(parents=True, exist_ok=True)
     yield from write_safetensors(renamed, {"format": "pt", **metadata}, folder / WEIGHTS)
-    write_text(empty_transformer(config).to_json_string(), folder / CONFIG)
-
-
-def write_text(text: str, target: Path) -> None:
-    """Write a text file under a temporary name, then rename it."""
-    partial = target.with_name(f".{target.name}.partial")
-    try:
-        partial.write_text(text)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    replace_text(folder / CONFIG, empty_transformer(config).to_json_string())
 
 
 def add_command(commands: argparse._SubParsersAction, name: str, summary: str, target: str, dtype: str) -> None:

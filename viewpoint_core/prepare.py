@@ -13,12 +13,12 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
+from .replacing import replace_text
 from .training.adapters import ADAPTERS, Candidate
 from .training.manifest import (
     Item,
     Problem,
     read_manifest,
-    replace_text,
     size_problem,
     split_of,
     with_stored_captions,

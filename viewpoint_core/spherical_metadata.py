@@ -5,14 +5,14 @@ V1 is an XML text in a uuid box of the video track, V2 are the boxes st3d and sv
 """
 
 import io
-import os
 import struct
 import uuid
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
+
+from .replacing import replacing
 
 SOFTWARE = "ViewPoint 360"
 V1_UUID = uuid.UUID("ffcc8263-f855-4a93-8814-587a02521fdd").bytes
@@ -57,17 +57,6 @@ class Span(NamedTuple):
     kind: bytes
     start: int
     end: int
-
-
-@contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """A temporary path beside `target` that takes its place at the end, and is removed if the block raises."""
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 # Boxes

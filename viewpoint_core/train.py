@@ -22,6 +22,7 @@ from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
 from .checkpoint import METADATA_BLOCKS
+from .replacing import replace_text
 from .training.cache import PLAN, CachedClips
 from .training.clips import projection_of
 from .training.config import PRESETS, TrainingConfig, add_flags, check_keys, read_config
@@ -40,7 +41,6 @@ from .training.loop import (
     make_optimizer,
 )
 from .training.lora import add_lora, load_comfy_lora
-from .training.manifest import replace_text
 from .training.parallel import (
     distribute,
     gradients_shared,

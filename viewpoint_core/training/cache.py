@@ -23,10 +23,11 @@ from torch.utils.data import Dataset
 
 from ..checkpoint import read_header
 from ..conditioning import SPATIAL_COMPRESSION, latent_frames
+from ..replacing import replace_bytes, replace_text
 from .clips import ClipSpec
 from .fingerprint import Fingerprint, read_fingerprint
 from .layouts import VIEWPOINT, picture_size
-from .manifest import SPLITS, replace_text
+from .manifest import SPLITS
 from .map_video import map_from_bytes, map_to_bytes
 from .media import frame_files
 from .wan import pad_text
@@ -37,22 +38,6 @@ CLIPS, TEXTS = "clips", "texts"
 MADE_FROM = "viewpoint.made_from"
 AGAIN = "run python -m viewpoint_core.encode again"
 BLOCK = 1 << 20
-
-
-def replace_bytes(file: Path, data: bytes) -> None:
-    """Write a whole file under a temporary name, then rename it.
-
-    The temporary name is always the same, so that the next run writes over what a killed one has left.
-    """
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        with partial.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def make_folders(folder: Path) -> None:
@@ -188,8 +173,8 @@ def write_clip(folder: Path, key: str, packed: MapFile, latent: Tensor) -> None:
     """Write a clip's files, the latent (C, t, h, w) last. What an earlier source left goes first."""
     latent_file = clip_file(folder, key, "safetensors")
     latent_file.unlink(missing_ok=True)
-    replace_bytes(clip_file(folder, key, "mkv"), packed.data)
-    replace_bytes(latent_file, tensor_file("latent", latent.float().cpu(), packed.made_from))
+    replace_bytes(clip_file(folder, key, "mkv"), packed.data, same_name=True)
+    replace_bytes(latent_file, tensor_file("latent", latent.float().cpu(), packed.made_from), same_name=True)
     clip_file(folder, key, "problem").unlink(missing_ok=True)
 
 
@@ -222,7 +207,7 @@ def is_text_finished(folder: Path, caption: str, text_encoder: str) -> bool:
 def write_text(folder: Path, caption: str, embedding: Tensor, text_encoder: str) -> None:
     """Write a caption's embedding (n, d)."""
     made_from = {"settings": {"text_encoder": text_encoder}, "caption": caption}
-    replace_bytes(text_file(folder, text_key(caption)), tensor_file("embedding", embedding, made_from))
+    replace_bytes(text_file(folder, text_key(caption)), tensor_file("embedding", embedding, made_from), same_name=True)
 
 
 # Reading

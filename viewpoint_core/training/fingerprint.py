@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint import StoredTensor, stored_chunks
-from .manifest import replace_text
+from ..replacing import replace_text
 from .wan_vae import read_vae
 
 FILE = "cache.json"

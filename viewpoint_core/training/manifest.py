@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..replacing import replace_text
+
 SPLITS = ("train", "heldout")
 # Wan reads 512 text tokens, about 2000 letters of English; what is far longer is no caption but a mistake.
 MAX_CAPTION = 4000
@@ -68,19 +70,6 @@ def split_of(key: str, heldout: float) -> str:
     """The split of a key, by its hash: `heldout` in [0, 1] is the part held out, whatever else there is."""
     share = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
     return "heldout" if share < heldout else "train"
-
-
-def replace_text(file: Path, text: str) -> None:
-    """Write a whole text file under a temporary name, then rename it."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def portable_path(path: Path, folder: Path) -> str:

@@ -1,7 +1,6 @@
 """Weights between safetensors files and modules: read under other names, written a tensor at a time."""
 
 import json
-import os
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoint import StoredTensor
+from ..replacing import replacing
 
 STORED_DTYPES = {
     "F64": torch.float64,
@@ -83,18 +83,11 @@ def write_safetensors(tensors: Mapping[str, LazyTensor], metadata: dict[str, str
         position += tensor.size
     encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % 8)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as stream:
-            stream.write(struct.pack("<Q", len(encoded)) + encoded)
-            for name, tensor in order:
-                stream.write(tensor_bytes(tensor, name))
-                yield stream.tell()
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(target) as partial, partial.open("wb") as stream:
+        stream.write(struct.pack("<Q", len(encoded)) + encoded)
+        for name, tensor in order:
+            stream.write(tensor_bytes(tensor, name))
+            yield stream.tell()
 
 
 def tensor_bytes(tensor: LazyTensor, name: str) -> memoryview:
