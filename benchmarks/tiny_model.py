@@ -43,7 +43,7 @@ from viewpoint_core.training.watch import sample_map  # noqa: E402
 DOCS = ROOT / "docs" / "tiny-model.md"
 BEGIN, END = "<!-- scores: written by benchmarks/tiny_model.py -->", "<!-- end of scores -->"
 DTYPE = torch.bfloat16
-STEPS, SHIFT = 24, 3.0
+STEPS, SHIFT = 6, 5.0
 SCENES = 64
 
 

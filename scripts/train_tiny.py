@@ -56,10 +56,10 @@ class Budget:
     ffn: int = 1024
     batch: int = 4
     variants: int = 5
-    steps: int = 6000
+    steps: int = 7000
     ablation_heads: int = 2
     ablation_layers: int = 6
-    ablation_steps: int = 120
+    ablation_steps: int = 150
     ablation_clips: int = 160
     workers: int = 2
     device: str = "cpu"
