@@ -107,14 +107,15 @@ def measure_vae(cache: Path, vae: AutoencoderKLWan) -> dict[str, float]:
     return {kind: mean(values) for kind, values in found.items()}
 
 
-def content_hash(*files: Path) -> str:
-    """A hash of files' content."""
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+def measured_hash(*files: Path) -> str:
+    """A hash of models' content and of how they are sampled."""
+    content = b"".join(file.read_bytes() for file in files)
+    return hashlib.sha256(content + repr((STEPS, SHIFT)).encode()).hexdigest()[:12]
 
 
 def kept(folder: Path, name: str, models: tuple[Path, ...], measure_it: Any, *arguments: Any) -> dict[str, float]:
     """A measurement of these models from its file, or made now and kept there."""
-    file = folder / "scores" / f"{name.lower().replace(' ', '_')}_{content_hash(*models)}.json"
+    file = folder / "scores" / f"{name.lower().replace(' ', '_')}_{measured_hash(*models)}.json"
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
         replace_text(file, json.dumps(measure_it(*arguments), indent=1))

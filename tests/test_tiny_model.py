@@ -10,16 +10,24 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.tiny_model import SHIFT, STEPS
 from scripts.comfy_server import ComfyServer, make_base_directory
 from scripts.demo import EXAMPLES, demo_workflow
 from scripts.host import provide_host
-from scripts.train_tiny import DIT_FILE, VAE_FILE
+from scripts.train_tiny import DIT_FILE, HELDOUT_SEEDS, MAP_SIZE, VAE_FILE
 from scripts.workflow_edit import nodes_of, with_inputs
 from viewpoint_core.checkpoint import read_checkpoint, schedule_from_metadata
 from viewpoint_core.evaluation.fills import fills
 from viewpoint_core.evaluation.scores import REST, VIEW, panorama_scores
-from viewpoint_core.evaluation.seams import seam_ratios, seam_steps
+from viewpoint_core.evaluation.seams import SEAM, seam_ratios, seam_steps
+from viewpoint_core.training.config import TrainingConfig
+from viewpoint_core.training.layouts import VIEWPOINT, to_erp
+from viewpoint_core.training.loop import to_video
 from viewpoint_core.training.synthetic import draw_scene, render_erp
+from viewpoint_core.training.wan import prepare_transformer
+from viewpoint_core.training.wan_vae import encode_video, load_vae
+from viewpoint_core.training.watch import sample_map
+from viewpoint_core.viewpoint_map import erp_to_viewpoint
 from viewpoint_core.views import render_view
 
 REPO = Path(__file__).parents[1]
@@ -93,6 +101,41 @@ def test_the_photo_shows_in_the_panorama_that_is_made_of_it(photo_panorama: np.n
     photo = cv2.resize(cv2.imread(str(ASSETS / "sample_photo.png"))[..., ::-1], (64, 64), interpolation=cv2.INTER_AREA)
     error = (seen - torch.from_numpy(photo.copy()).movedim(-1, 0) / 255).square().mean()
     assert -10 * float(error.log10()) > 18
+
+
+def test_the_workflows_sample_as_the_scores_were_measured() -> None:
+    for example in EXAMPLES:
+        workflow = demo_workflow(example, 0)
+        (sampler,) = nodes_of(workflow, "ViewPointSampler")
+        assert (workflow[sampler]["inputs"]["steps"], workflow[sampler]["inputs"]["shift"]) == (STEPS, SHIFT)
+
+
+def made_by_the_trainers_sampling(true: torch.Tensor, seed: int) -> torch.Tensor:
+    """The panorama (T, 3, H, 2H) that the shipped files make of the view straight ahead in a true one."""
+    vae, model = load_vae(VAE_FILE), prepare_transformer(DIT_FILE, "alternating").eval()
+    pixels = (erp_to_viewpoint(true, MAP_SIZE).clamp(0, 1) * 255).round().byte().transpose(0, 1)
+    latent = encode_video(vae, to_video(pixels[None], torch.device("cpu")))[0]
+    item = {"map": pixels, "map_size": MAP_SIZE, "latent": latent, "text": torch.zeros(512, 4096)}
+    config = TrainingConfig(sample_steps=STEPS, sample_cfg=1.0, shift=SHIFT)
+    with torch.autocast("cpu", torch.bfloat16):
+        video = sample_map(model, vae, item, item["text"], config, torch.device("cpu"), seed)
+    return to_erp(video.transpose(0, 1), VIEWPOINT, WIDTH).clamp(0, 1)
+
+
+def test_surroundings_of_scenes_it_never_saw_beat_every_fill_by_a_decibel_and_a_half() -> None:
+    """The first six of the 64 scenes in docs/tiny-model.md, by the trainer's own sampling."""
+    scores, steps = [], []
+    for seed in HELDOUT_SEEDS[:6]:
+        true = render_erp(draw_scene(seed), WIDTH, LENGTH)
+        made = made_by_the_trainers_sampling(true, seed)
+        scores.append(panorama_scores(made, true))
+        steps.append(seam_steps(made))
+    mean = {name: sum(score[name] for score in scores) / len(scores) for name in scores[0]}
+    assert mean[VIEW] > 20, mean
+    assert mean[REST] > max(mean[name] for name in fills(true)) + 1.5, mean
+    ratios = seam_ratios(*steps)
+    assert ratios[SEAM] < 1.15, ratios
+    assert max(ratios.values()) < 1.4, ratios  # docs/tiny-model.md: face edges and arcs of all 64
 
 
 @pytest.mark.host
