@@ -33,7 +33,7 @@ from viewpoint_core.views import render_view
 REPO = Path(__file__).parents[1]
 ASSETS = REPO / "workflows" / "assets"
 LIMIT = 48 * 2**20
-SEED = 1_000_002  # of a held-out scene, outdoors; docs/tiny-model.md has the mean of 64
+SEED = 1_000_002  # of a held-out scene; docs/tiny-model.md has the mean of 64
 WIDTH, LENGTH = 384, 9
 Workflow = dict[str, dict[str, Any]]
 

@@ -1,6 +1,7 @@
 """The trainer as its users run it, on tiny models: it learns, repeats itself, and goes on exactly where it stopped."""
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -80,13 +81,16 @@ def test_killed_at_a_random_moment_and_resumed_it_is_the_uninterrupted_run(
         assert_same_weights(newest_checkpoint(output), newest_checkpoint(whole), average=average)
 
 
-def test_asked_to_stop_it_ends_with_a_checkpoint_and_goes_on(paths: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_stop_with_its_workers_it_ends_with_a_checkpoint_and_goes_on(
+    paths: dict[str, Path], tmp_path: Path, number: signal.Signals
+) -> None:
     output = tmp_path / "run"
-    process = start(flags_of(paths, output, steps=5000, save_every=5000))
+    process = start(flags_of(paths, output, steps=5000, save_every=5000, workers=2))
     while not (output / "log.jsonl").exists():
         assert process.poll() is None
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, number)  # as Ctrl-C in a terminal does
     said, _ = process.communicate(timeout=100)
     assert process.returncode == 0, said
     (checkpoint,) = checkpoints(output)

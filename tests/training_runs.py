@@ -96,7 +96,13 @@ def start(flags: list[str], processes: int = 1, launched: bool = False) -> subpr
         launcher += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(port)]
     command = [*launcher, "-m", "viewpoint_core.train", *flags]
     return subprocess.Popen(
-        command, cwd=REPO, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command,
+        cwd=REPO,
+        env=environment(),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
     )
 
 

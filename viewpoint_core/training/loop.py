@@ -1,5 +1,6 @@
 """One training step: what is drawn for a batch, the loss, the update."""
 
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +48,13 @@ def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return stacked | {"keys": [item["key"] for item in items], "map_size": items[0]["map_size"]}
 
 
+def leave_signals(worker: int) -> None:
+    """A worker's start: Ctrl-C and SIGTERM reach the whole process group, but only the trainer may end it, when its
+    checkpoint is written."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def batches(
     clips: Dataset,
     buckets: Mapping[tuple[int, ...], list[int]],
@@ -59,7 +67,9 @@ def batches(
     size = config.batch_size
     joint = batches_from(buckets, size * world, config.seed, first)
     mine = (indices[rank * size : (rank + 1) * size] for indices in joint)
-    loader = DataLoader(clips, batch_sampler=mine, collate_fn=collate, num_workers=config.workers)
+    loader = DataLoader(
+        clips, batch_sampler=mine, collate_fn=collate, num_workers=config.workers, worker_init_fn=leave_signals
+    )
     for number, batch in enumerate(loader, start=first):
         parts = (batch[name] for name in ("latent", "map", "text", "keys"))
         yield Batch(*parts, number, rank * size, batch["map_size"])
