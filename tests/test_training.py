@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests import training_runs
-from tests.training_runs import MAP, flags_of, losses, run, start, write_cache
+from tests.training_runs import MAP, REPO, environment, flags_of, losses, run, start, write_cache
 from viewpoint_core.train import main
 from viewpoint_core.training.state import OPTIMIZER, checkpoints, gather_tensors, gather_weights, newest_checkpoint
 
@@ -97,6 +97,38 @@ def test_asked_to_stop_with_its_workers_it_ends_with_a_checkpoint_and_goes_on(
     step = max(losses(output))
     assert checkpoint.name == f"step_{step:08}"
     assert f"step {step}" in run(flags_of(paths, output, steps=step + 1, save_every=5000))
+
+
+def test_an_error_ends_the_run_with_its_workers(paths: dict[str, Path], tmp_path: Path) -> None:
+    """One that the trainer does not expect, whose traceback keeps everything alive until the process ends."""
+    script = """
+import sys
+from viewpoint_core import train
+def fail(run, parts):
+    raise RuntimeError("out of memory")
+train.train_step = fail
+train.main(sys.argv[1:])
+"""
+    flags = flags_of(paths, tmp_path / "run", workers=2)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, *flags], cwd=REPO, env=environment(), stderr=subprocess.PIPE, text=True
+    )
+    try:
+        _, said = process.communicate(timeout=100)
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    assert "RuntimeError: out of memory" in said
+
+
+def test_known_views_that_are_kept_change_no_loss(paths: dict[str, Path], tmp_path: Path) -> None:
+    """Kept, dropped at once, and all samples encoded together."""
+    found = {}
+    for memory in (100, 1e-6, 0):
+        run(flags_of(paths, tmp_path / str(memory), steps=8, batch_size=2, faces="F", known_memory=memory))
+        found[memory] = list(losses(tmp_path / str(memory)).values())
+    assert found[100] == found[1e-6]
+    assert found[100] == pytest.approx(found[0], rel=1e-5)
 
 
 def test_two_processes_train_as_one_does_with_the_joint_batch(paths: dict[str, Path], tmp_path: Path) -> None:

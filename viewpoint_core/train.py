@@ -7,6 +7,8 @@ import math
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,6 +31,7 @@ from .training.config import PRESETS, TrainingConfig, add_flags, check_keys, rea
 from .training.dry_run import estimate
 from .training.ema import averaged_weights, start_ema, trained_parameters, update_ema
 from .training.fingerprint import check_fingerprint, vae_fingerprint
+from .training.kept_tensors import KeptTensors
 from .training.loop import (
     BadLossError,
     Batch,
@@ -87,6 +90,7 @@ class Run:
     samples: int = 0
     stop: bool = False
     log: Any = None
+    known: KeptTensors | None = None
     losses: list[float] = field(default_factory=list)
 
     @property
@@ -138,6 +142,7 @@ def start_run(config: TrainingConfig) -> Run:
     average = start_ema(model) if config.ema else None
     position = data_facts(config, accelerator)
     run = Run(config, accelerator, model, vae, optimizer, average, train, heldout, empty_text, facts, position)
+    run.known = KeptTensors(config.known_memory) if config.known_memory else None
     resume(run)
     if not len(heldout) and (config.heldout_every or config.sample_every):
         accelerator.print(f"{config.cache} holds no held-out clips: no held-out losses and no samples")
@@ -204,7 +209,7 @@ def train_step(run: Run, parts: list[Batch]) -> float:
         last = number == len(parts) - 1
         with gradients_shared(run.model, last), compute_dtype(run):
             draws = draw(batch, config, accelerator.num_processes)
-            loss = batch_losses(run.model, run.vae, batch, draws, run.empty_text, accelerator.device).mean()
+            loss = batch_losses(run.model, run.vae, batch, draws, run.empty_text, accelerator.device, run.known).mean()
             joint = joint_mean(loss, accelerator)
             check_loss(joint, batch, run.step)
             backward(run, loss, len(parts))
@@ -280,7 +285,14 @@ def train(run: Run) -> None:
         run.train, run.train.buckets(), config, first, accelerator.process_index, accelerator.num_processes
     )
     bar = tqdm(total=config.steps, initial=run.step, disable=not accelerator.is_main_process, desc="train", unit="step")
-    saved = run.step
+    with closing(stream):  # its workers end with it, also after an error: they do not heed the signal to end
+        train_from(run, stream, bar)
+    bar.close()
+
+
+def train_from(run: Run, stream: Iterator[Batch], bar: tqdm) -> None:
+    """Train on batches that come."""
+    config, saved = run.config, run.step
     while run.step < config.steps and not wants_to_stop(run):
         start = time.monotonic()
         loss = train_step(run, [next(stream) for _ in range(config.accumulation)])
@@ -298,7 +310,6 @@ def train(run: Run) -> None:
             save(run)
     if saved != run.step:
         save(run)
-    bar.close()
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

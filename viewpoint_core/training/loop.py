@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from .config import TrainingConfig
 from .flow_matching import add_noise, flow_loss, sample_sigmas, velocity
-from .known_view import draw_view, known_channels, view_masks
+from .kept_tensors import KeptTensors
+from .known_view import View, draw_view, known_channels, view_masks
 from .plan import batches_from, generator_for
 from .wan import predict_velocity
 
@@ -34,10 +36,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class Draws:
-    """What is random about a batch: noise like the latents, sigma (B,), view masks (B, S, S), captions dropped (B,)."""
+    """What is random about a batch: noise like the latents, sigma (B,), the known views (None: nothing is known) and
+    their masks (B, S, S), captions dropped (B,)."""
 
     noise: Tensor
     sigma: Tensor
+    views: list[View | None]
     masks: Tensor
     no_caption: Tensor
 
@@ -87,7 +91,7 @@ def draw(batch: Batch, config: TrainingConfig, world: int) -> Draws:
     no_caption = torch.stack([torch.rand((), generator=g) < config.caption_dropout for g in generators])
     levels = generator_for(seed, "sigma", batch.number)
     sigma = sample_sigmas(size, config.sigmas, config.shift, rank=batch.first // size, world=world, generator=levels)
-    return Draws(noise, sigma, view_masks(views, batch.map_size, config.layout), no_caption)
+    return Draws(noise, sigma, views, view_masks(views, batch.map_size, config.layout), no_caption)
 
 
 def to_video(pixels: Tensor, device: torch.device) -> Tensor:
@@ -95,12 +99,36 @@ def to_video(pixels: Tensor, device: torch.device) -> Tensor:
     return pixels.to(device).float() / 127.5 - 1
 
 
-def batch_losses(
-    model: nn.Module, vae: AutoencoderKLWan, batch: Batch, draws: Draws, empty_text: Tensor, device: torch.device
+def known_of_batch(
+    vae: AutoencoderKLWan, batch: Batch, draws: Draws, device: torch.device, kept: KeptTensors | None = None
 ) -> Tensor:
-    """Equation 2 for each sample of a batch: (B,)."""
+    """The known channels (B, C + 1, t, h, w) of a batch. With `kept` each sample is encoded by itself, so that what a
+    step sees does not depend on what was kept."""
+    if kept is None:
+        return known_channels(vae, to_video(batch.pixels, device), draws.masks.to(device))
+
+    def encode(sample: slice) -> Tensor:
+        return known_channels(vae, to_video(batch.pixels[sample], device), draws.masks[sample].to(device))
+
+    known = [
+        kept.get((key, view), partial(encode, slice(i, i + 1)))
+        for i, (key, view) in enumerate(zip(batch.keys, draws.views, strict=True))
+    ]
+    return torch.cat(known).to(device)
+
+
+def batch_losses(
+    model: nn.Module,
+    vae: AutoencoderKLWan,
+    batch: Batch,
+    draws: Draws,
+    empty_text: Tensor,
+    device: torch.device,
+    kept: KeptTensors | None = None,
+) -> Tensor:
+    """Equation 2 for each sample of a batch: (B,); `kept` as in `known_of_batch`."""
     latent, noise, sigma = (value.to(device) for value in (batch.latent, draws.noise, draws.sigma))
-    known = known_channels(vae, to_video(batch.pixels, device), draws.masks.to(device))
+    known = known_of_batch(vae, batch, draws, device, kept)
     text = torch.where(draws.no_caption[:, None, None], empty_text.to(batch.text), batch.text).to(device)
     predicted = predict_velocity(model, add_noise(latent, noise, sigma), known, sigma, text)
     return flow_loss(predicted, velocity(latent, noise))
