@@ -48,9 +48,11 @@ class Budget:
     more: range = range(200, 440)
     stills: range = range(10_000, 10_400)
     turns: int = 6
-    vae_width: int = 8
-    vae_steps: int = 1450
-    vae_still_steps: int = 1200
+    vae_width: int = 16
+    vae_batch: int = 8
+    vae_steps: int = 2400
+    vae_still_steps: int = 700
+    vae_code_steps: int = 1300
     heads: int = 3
     layers: int = 8
     ffn: int = 1024
@@ -72,9 +74,10 @@ BUDGETS = {
         range(600, 1000),
         range(10_000, 12_000),
         turns=12,
-        vae_width=16,
+        vae_batch=16,
         vae_steps=12000,
-        vae_still_steps=6000,
+        vae_still_steps=3000,
+        vae_code_steps=6000,
         batch=16,
         steps=8000,
         ablation_heads=3,
@@ -156,8 +159,8 @@ def make_data(folder: Path, budget: Budget) -> None:
     data, workers = folder / "data", budget.workers
     turns = write_turns(data / "turns", LENGTH, budget.turns)
     videos = write_clips(data / "videos", budget.videos, ERP_WIDTH, LENGTH, heldout=HELDOUT_SEEDS, workers=workers)
-    merge([videos, turns], data / "vae.jsonl")
     more = write_clips(data / "more", budget.more, ERP_WIDTH, LENGTH, workers=workers)
+    merge([videos, turns, more], data / "vae.jsonl")
     stills = write_clips(data / "stills", budget.stills, ERP_WIDTH, 1, workers=workers)
     merge([videos, turns, more, stills], data / "short.jsonl")
     write_manifest(compared_items(read_manifest(data / "vae.jsonl"), budget), data / "ablation.jsonl")
@@ -165,10 +168,18 @@ def make_data(folder: Path, budget: Budget) -> None:
 
 def train_the_vae(folder: Path, budget: Budget) -> None:
     """The VAE from nothing."""
-    size = ("--width", budget.vae_width, "--steps", budget.vae_steps, "--still-steps", budget.vae_still_steps)
     data = ("--manifest", folder / "data" / "vae.jsonl", "--length", LENGTH, "--map-size", MAP_SIZE)
+    size = ("--width", budget.vae_width, "--dtype", "float16", "--batch-size", budget.vae_batch)
+    steps = (
+        "--steps",
+        budget.vae_steps,
+        "--still-steps",
+        budget.vae_still_steps,
+        "--code-steps",
+        budget.vae_code_steps,
+    )
     if not (folder / "vae" / "vae.safetensors").is_file():
-        call(train_vae.main, *data, *size, "--device", budget.device, "--output", folder / "vae")
+        call(train_vae.main, *data, *size, *steps, "--device", budget.device, "--output", folder / "vae")
 
 
 def train_the_model(folder: Path, budget: Budget) -> None:

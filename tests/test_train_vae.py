@@ -43,7 +43,16 @@ def manifest(folder: Path) -> Path:
 
 def flags(folder: Path, output: str, **options: object) -> list[str]:
     values = {"manifest": folder / "manifest.jsonl", "output": folder / output, "map-size": MAP, "length": LENGTH}
-    values |= {"width": 8, "crop": 32, "batch-size": 2, "steps": 5, "still-steps": 3, "device": "cpu", **options}
+    values |= {
+        "width": 8,
+        "crop": 32,
+        "batch-size": 2,
+        "steps": 5,
+        "still-steps": 3,
+        "code-steps": 2,
+        "device": "cpu",
+        **options,
+    }
     return [part for name, value in values.items() for part in (f"--{name}", str(value))]
 
 

@@ -15,9 +15,11 @@ from tqdm import tqdm
 
 from .conditioning import check_length
 from .training.new_vae import MIN_WIDTH, new_vae
+from .training.patch_codes import PatchCodes, fit_codes, read_codes, write_codes
 from .training.plan import generator_for, lr_at
 from .training.state import check_facts, collect_tensors, load_state, newest_checkpoint, save_state, write_tensors
 from .training.vae_training import (
+    code_loss,
     draw_crops,
     known_masks,
     read_clips,
@@ -32,7 +34,8 @@ EPILOG = """\
 All clips are held in memory as maps. The run's checkpoints lie in OUTPUT/checkpoints; the same command goes on from the
 newest. At the end OUTPUT/vae.safetensors is written, in the format that ComfyUI's VAELoader takes.
 """
-FILE = "vae.safetensors"
+FILE, CODES = "vae.safetensors", "codes.safetensors"
+DTYPES = {"float32": torch.float32, "float16": torch.float16}
 SAVE_EVERY = 200
 WARMUP = 20
 CLIP_NORM = 1.0
@@ -48,6 +51,7 @@ class VaeRun:
     optimizer: torch.optim.Optimizer
     clips: list[Tensor]
     masks: Tensor
+    codes: PatchCodes
     step: int = 0
 
 
@@ -71,8 +75,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--batch-size", type=int, default=16, help="crops a step [16]")
     add("--steps", type=int, default=2000, help="optimiser steps [2000]")
     add("--still-steps", type=int, default=1300, help="so many of them first, on single frames [1300]")
+    add("--code-steps", type=int, default=1000, help="so many of them first, told the principal components [1000]")
     add("--lr", type=float, default=3e-3, help="learning rate, which falls to 0 as a cosine [0.003]")
     add("--seed", type=int, default=0, help="every random number follows from it and from the step [0]")
+    add("--dtype", choices=DTYPES, default="float32", help="in which the weights are written [float32]")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where it runs [%(default)s]")
     return parser.parse_args(arguments)
 
@@ -111,7 +117,10 @@ def start(options: argparse.Namespace) -> VaeRun:
     clips = read_all(options, "train")
     if not clips:
         raise ValueError(f"{', '.join(map(str, options.manifest))}: expected videos to train on")
-    run = VaeRun(options, vae, optimizer, clips, known_masks(options.map_size, options.seed))
+    if not (options.output / CODES).is_file():
+        write_codes(fit_codes(clips), options.output / CODES)
+    codes = read_codes(options.output / CODES)
+    run = VaeRun(options, vae, optimizer, clips, known_masks(options.map_size, options.seed), codes)
     found = newest_checkpoint(options.output)
     if found is not None:
         run.step = check_facts(found, facts_of(options))["step"]
@@ -136,7 +145,11 @@ def train_step(run: VaeRun) -> float:
     for group in run.optimizer.param_groups:
         group["lr"] = lr_at(run.step, lr=options.lr, warmup=WARMUP, steps=options.steps, decay="cosine")
     with torch.autocast(device.type, torch.bfloat16):
-        loss, error = vae_loss(run.vae, crops, generator_for(options.seed, "posterior", run.step))
+        noise = generator_for(options.seed, "posterior", run.step)
+        if run.step < options.code_steps:
+            loss, error = code_loss(run.vae, crops, run.codes(crops), noise)
+        else:
+            loss, error = vae_loss(run.vae, crops, noise)
     loss.backward()
     for weight in run.vae.parameters():
         if weight.grad is None:  # of what single frames do not reach; checkpoints hold moments of every weight
@@ -180,7 +193,7 @@ def finish(run: VaeRun) -> Path:
     run.vae.requires_grad_(False).eval()
     set_latent_scale(run.vae, run.clips, device, autocast=True)
     file = run.options.output / FILE
-    write_vae(run.vae, file)
+    write_vae(run.vae, file, DTYPES[run.options.dtype])
     heldout = read_all(run.options, "heldout")[:HELDOUT_SHOWN]
     with torch.autocast(device.type, torch.bfloat16):
         scores = reconstruction_psnr(run.vae, heldout, device)

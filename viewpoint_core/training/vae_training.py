@@ -20,6 +20,7 @@ from .weights import lazy, write_safetensors
 KNOWN_SHARE = 0.25  # of the crops: as the condition has them, grey beyond a view
 KNOWN_VIEWS = 32
 KL_WEIGHT = 3e-4
+CODE_WEIGHT, CODE_NOISE = 0.05, 0.08  # the noise is about the posterior's
 COLOUR_WEIGHT, COLOUR_CELL = 4.0, 8
 LATENT_SHARE = 64  # clips whose latents give the scale
 
@@ -68,20 +69,31 @@ def draw_crops(
     return torch.stack(crops).contiguous(memory_format=torch.channels_last_3d)
 
 
-def vae_loss(vae: AutoencoderKLWan, video: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """(loss, mean squared error) of a video (B, 3, T, H, W) in [-1, 1] through the posterior's sample.
+def picture_loss(wrong: Tensor) -> Tensor:
+    """Mean squared error of videos' differences (B, 3, T, H, W), and that of their 8 x 8 means besides: to the plain
+    error a hue is worth little against detail, to the eye a lot."""
+    colour = F.avg_pool3d(wrong, (1, COLOUR_CELL, COLOUR_CELL)).square().mean()
+    return wrong.square().mean() + COLOUR_WEIGHT * colour
 
-    The error of 8 x 8 means counts besides: to the plain error a hue is worth little against detail, to the eye a lot.
-    """
+
+def vae_loss(vae: AutoencoderKLWan, video: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """(loss, mean squared error) of a video (B, 3, T, H, W) in [-1, 1] through the posterior's sample."""
     posterior = vae.encode(video).latent_dist
     noise = torch.randn(posterior.mean.shape, generator=generator).to(posterior.mean)
     decoded = vae.decode(posterior.mean + posterior.std * noise, return_dict=False)[0]
     wrong = decoded.float() - video
-    error = wrong.square().mean()
-    colour = F.avg_pool3d(wrong, (1, COLOUR_CELL, COLOUR_CELL)).square().mean()
     mean, log = posterior.mean.float(), posterior.logvar.float()
     divergence = 0.5 * (mean.square() + log.exp() - 1 - log).mean()
-    return error + COLOUR_WEIGHT * colour + KL_WEIGHT * divergence, error.detach()
+    return picture_loss(wrong) + KL_WEIGHT * divergence, wrong.detach().square().mean()
+
+
+def code_loss(vae: AutoencoderKLWan, video: Tensor, code: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """(loss, mean squared error) of an encoder that is told the code (B, C, t, h, w) of a video and of a decoder that
+    starts from it, each by itself."""
+    wrong_code = vae.encode(video).latent_dist.mean.float() - code
+    noise = torch.randn(code.shape, generator=generator).to(code)
+    wrong = vae.decode(code + CODE_NOISE * noise, return_dict=False)[0].float() - video
+    return picture_loss(wrong) + CODE_WEIGHT * wrong_code.square().mean(), wrong.detach().square().mean()
 
 
 @torch.no_grad()
