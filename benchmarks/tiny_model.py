@@ -11,7 +11,7 @@ import argparse
 import hashlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
-from scripts.train_tiny import ABLATION, COMPARED_SCENES, DIT_FILE, LENGTH, VAE_FILE, run_folder  # noqa: E402
+from scripts.train_tiny import ABLATION, COMPARED_SCENES, DIT_FILE, LENGTH, VAE_FILE, compared_vae, run_folder  # noqa: E402
 from viewpoint_core.evaluation.fills import MEAN, MIRRORED, STRETCHED  # noqa: E402
 from viewpoint_core.evaluation.scores import FLOW, REST, VIEW, panorama_scores  # noqa: E402
 from viewpoint_core.evaluation.seams import LINES, seam_ratios, seam_steps  # noqa: E402
@@ -44,6 +44,7 @@ DOCS = ROOT / "docs" / "tiny-model.md"
 BEGIN, END = "<!-- scores: written by benchmarks/tiny_model.py -->", "<!-- end of scores -->"
 DTYPE = torch.bfloat16
 STEPS, SHIFT = 6, 5.0
+COMPARED_STEPS, COMPARED_SHIFT = 6, 5.0
 SCENES = 64
 
 
@@ -56,6 +57,9 @@ class Candidate(NamedTuple):
     schedule: str
     layout: str
     scenes: int
+    vae: Path
+    steps: int
+    shift: float
 
 
 def heldout_scenes(clips: CachedClips, count: int) -> list[int]:
@@ -72,23 +76,26 @@ def true_erp(data: Path, source: str) -> Tensor:
 
 
 def generated(
-    model: nn.Module, vae: AutoencoderKLWan, clips: CachedClips, index: int, layout: str, width: int
+    candidate: Candidate, model: nn.Module, vae: AutoencoderKLWan, clips: CachedClips, index: int, width: int
 ) -> Tensor:
     """The panorama (T, 3, width / 2, width) in [0, 1] that a model makes of a clip's view straight ahead."""
-    config = TrainingConfig(sample_steps=STEPS, sample_cfg=1.0, shift=SHIFT, layout=layout)
+    config = TrainingConfig(
+        sample_steps=candidate.steps, sample_cfg=1.0, shift=candidate.shift, layout=candidate.layout
+    )
     with torch.autocast("cpu", DTYPE):
         video = sample_map(model, vae, clips[index], clips.empty_text(), config, torch.device("cpu"), index)
-    return to_erp(video.transpose(0, 1), layout, width).clamp(0, 1)
+    return to_erp(video.transpose(0, 1), candidate.layout, width).clamp(0, 1)
 
 
-def measure(candidate: Candidate, data: Path, vae: AutoencoderKLWan) -> dict[str, float]:
+def measure(candidate: Candidate, data: Path) -> dict[str, float]:
     """Mean scores of a model over the held-out scenes; steps along seams are pooled over them."""
     model = prepare_transformer(candidate.file, candidate.schedule).eval()
+    vae = load_vae(candidate.vae, dtype=DTYPE)
     clips = CachedClips(candidate.cache, split="heldout")
     scores, made_steps, true_steps = [], [], []
     for index in tqdm(heldout_scenes(clips, candidate.scenes), desc=candidate.name, unit="scene"):
         true = true_erp(data, clips.rows[index]["source"])
-        made = generated(model, vae, clips, index, candidate.layout, true.shape[-1])
+        made = generated(candidate, model, vae, clips, index, true.shape[-1])
         scores.append(panorama_scores(made, true))
         made_steps.append(seam_steps(made))
         true_steps.append(seam_steps(true))
@@ -97,8 +104,9 @@ def measure(candidate: Candidate, data: Path, vae: AutoencoderKLWan) -> dict[str
     return result | {f"{name}, truth": value for name, value in seam_ratios(*true_steps).items()}
 
 
-def measure_vae(cache: Path, vae: AutoencoderKLWan) -> dict[str, float]:
+def measure_vae(cache: Path) -> dict[str, float]:
     """PSNR of held-out clips through the VAE, by where they come from."""
+    vae = load_vae(VAE_FILE, dtype=DTYPE)
     clips = CachedClips(cache, split="heldout")
     found: dict[str, list[float]] = {"synthetic": [], "CC0": []}
     for index in tqdm(range(len(clips)), desc="vae", unit="clip"):
@@ -107,15 +115,22 @@ def measure_vae(cache: Path, vae: AutoencoderKLWan) -> dict[str, float]:
     return {kind: mean(values) for kind, values in found.items()}
 
 
-def measured_hash(*files: Path) -> str:
+def measured_hash(files: Sequence[Path], sampling: tuple[int, float]) -> str:
     """A hash of models' content and of how they are sampled."""
     content = b"".join(file.read_bytes() for file in files)
-    return hashlib.sha256(content + repr((STEPS, SHIFT)).encode()).hexdigest()[:12]
+    return hashlib.sha256(content + repr(sampling).encode()).hexdigest()[:12]
 
 
-def kept(folder: Path, name: str, models: tuple[Path, ...], measure_it: Any, *arguments: Any) -> dict[str, float]:
-    """A measurement of these models from its file, or made now and kept there."""
-    file = folder / "scores" / f"{name.lower().replace(' ', '_')}_{measured_hash(*models)}.json"
+def kept(
+    folder: Path,
+    name: str,
+    models: Sequence[Path],
+    sampling: tuple[int, float],
+    measure_it: Callable[..., dict[str, float]],
+    *arguments: Any,
+) -> dict[str, float]:
+    """A measurement of these models, so sampled, from its file, or made now and kept there."""
+    file = folder / "scores" / f"{name.lower().replace(' ', '_')}_{measured_hash(models, sampling)}.json"
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
         replace_text(file, json.dumps(measure_it(*arguments), indent=1))
@@ -124,12 +139,14 @@ def kept(folder: Path, name: str, models: tuple[Path, ...], measure_it: Any, *ar
 
 def candidates(folder: Path) -> Iterator[Candidate]:
     """The shipped model, then those that were trained to be compared."""
-    yield Candidate("shipped", DIT_FILE, folder / "cache_short", "alternating", VIEWPOINT, SCENES)
+    cache = folder / "cache_short"
+    yield Candidate("shipped", DIT_FILE, cache, "alternating", VIEWPOINT, SCENES, VAE_FILE, STEPS, SHIFT)
     for run in ABLATION:
         file = run_folder(folder, run) / "model.safetensors"
         if file.is_file():
             cache = folder / f"cache_{run.layout}"
-            yield Candidate(run.name, file, cache, run.schedule, run.layout, COMPARED_SCENES)
+            own = (run.schedule, run.layout, COMPARED_SCENES, compared_vae(folder), COMPARED_STEPS, COMPARED_SHIFT)
+            yield Candidate(run.name, file, cache, *own)
 
 
 def floors_table(vae: dict[str, float], scores: dict[str, float]) -> list[str]:
@@ -168,12 +185,11 @@ def comparison_table(results: dict[str, dict[str, float]]) -> list[str]:
 
 def report(folder: Path) -> str:
     """Both tables."""
-    vae = load_vae(VAE_FILE, dtype=DTYPE)
-    vae_scores = kept(folder, "vae", (VAE_FILE,), measure_vae, folder / "cache_short", vae)
+    vae_scores = kept(folder, "vae", (VAE_FILE,), (0, 0.0), measure_vae, folder / "cache_short")
     results = {}
     for candidate in candidates(folder):
-        models = (candidate.file, VAE_FILE)
-        results[candidate.name] = kept(folder, candidate.name, models, measure, candidate, folder / "data", vae)
+        models, sampling = (candidate.file, candidate.vae), (candidate.steps, candidate.shift)
+        results[candidate.name] = kept(folder, candidate.name, models, sampling, measure, candidate, folder / "data")
     text = floors_table(vae_scores, results.pop("shipped"))
     return "\n".join([*text, "", *comparison_table(results)] if results else text)
 

@@ -50,15 +50,16 @@ class Budget:
     turns: int = 6
     vae_width: int = 16
     vae_batch: int = 8
-    vae_steps: int = 2400
+    vae_steps: int = 4600
     vae_still_steps: int = 700
     vae_code_steps: int = 1300
+    vae_decoder_steps: int = 2200
     heads: int = 3
     layers: int = 8
     ffn: int = 1024
     batch: int = 4
     variants: int = 5
-    steps: int = 7000
+    steps: int = 12000
     ablation_heads: int = 2
     ablation_layers: int = 6
     ablation_steps: int = 150
@@ -78,6 +79,7 @@ BUDGETS = {
         vae_steps=12000,
         vae_still_steps=3000,
         vae_code_steps=6000,
+        vae_decoder_steps=3000,
         batch=16,
         steps=8000,
         ablation_heads=3,
@@ -208,10 +210,17 @@ def run_folder(folder: Path, run: AblationRun) -> Path:
     return folder / "ablation" / run.name.lower().replace(" ", "_")
 
 
+def compared_vae(folder: Path) -> Path:
+    """The VAE of the compared models: their own copy, so that another one later does not touch the comparison."""
+    return folder / "ablation" / "vae.safetensors"
+
+
 def train_ablation(folder: Path, budget: Budget) -> None:
     """The models that are compared: same clips, seeds, steps and start; three kinds of attention, three layouts."""
-    vae = folder / "vae" / "vae.safetensors"
-    start = folder / "ablation" / "start.safetensors"
+    vae, start = compared_vae(folder), folder / "ablation" / "start.safetensors"
+    if not vae.is_file():
+        vae.parent.mkdir(parents=True, exist_ok=True)
+        replace_bytes(vae, (folder / "vae" / "vae.safetensors").read_bytes())
     if not start.is_file():
         write_transformer(new_transformer(budget.ablation_heads, budget.ablation_layers, budget.ffn, seed=0), start)
     for run in ABLATION:

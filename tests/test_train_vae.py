@@ -146,6 +146,19 @@ def test_a_stopped_run_goes_on_exactly(tmp_path: Path, monkeypatch: pytest.Monke
     assert whole == stopped
 
 
+def test_the_decoder_alone_leaves_latents_as_they_were(tmp_path: Path) -> None:
+    manifest(tmp_path)
+    settings = {"still-steps": 0, "code-steps": 1, "decoder-steps": 2, "steps": 4}
+    run = train_vae.start(train_vae.parse(flags(tmp_path, "out", **settings)))
+    train_vae.train_step(run)
+    train_vae.train_step(run)
+    before = {name: weight.clone() for name, weight in run.vae.state_dict().items()}
+    train_vae.train_step(run)
+    train_vae.train_step(run)
+    moved = {name for name, weight in run.vae.state_dict().items() if not torch.equal(weight, before[name])}
+    assert {name.split(".")[0] for name in moved} == {"decoder", "post_quant_conv"}
+
+
 def test_options_that_cannot_be_are_refused_before_anything_is_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -155,6 +168,7 @@ def test_options_that_cannot_be_are_refused_before_anything_is_read(
         ({"crop-length": 4}, "4k + 1"),
         ({"steps": 0}, "above 0"),
         ({"width": 4}, "8 or more"),
+        ({"decoder-steps": 5}, "fewer than --steps"),
     ):
         assert train_vae.main(flags(tmp_path, "out", **options)) == 2
         assert reason in capsys.readouterr().err

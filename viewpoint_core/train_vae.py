@@ -25,6 +25,7 @@ from .training.vae_training import (
     read_clips,
     reconstruction_psnr,
     set_latent_scale,
+    sharp_loss,
     vae_loss,
     write_vae,
 )
@@ -76,6 +77,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--steps", type=int, default=2000, help="optimiser steps [2000]")
     add("--still-steps", type=int, default=1300, help="so many of them first, on single frames [1300]")
     add("--code-steps", type=int, default=1000, help="so many of them first, told the principal components [1000]")
+    add("--decoder-steps", type=int, default=0, help="so many of them last, the decoder alone, sharper [0]")
     add("--lr", type=float, default=3e-3, help="learning rate, which falls to 0 as a cosine [0.003]")
     add("--seed", type=int, default=0, help="every random number follows from it and from the step [0]")
     add("--dtype", choices=DTYPES, default="float32", help="in which the weights are written [float32]")
@@ -97,6 +99,8 @@ def check_options(options: argparse.Namespace) -> None:
         raise ValueError(f"--width is {options.width}; expected {MIN_WIDTH} or more: colours take {MIN_WIDTH - 1}")
     if min(options.batch_size, options.steps) < 1 or not options.lr > 0:
         raise ValueError("expected --batch-size, --steps and --lr above 0")
+    if not 0 <= options.decoder_steps < options.steps:
+        raise ValueError(f"--decoder-steps is {options.decoder_steps}; expected 0 or more, fewer than --steps")
 
 
 def facts_of(options: argparse.Namespace) -> dict[str, Any]:
@@ -133,6 +137,7 @@ def train_step(run: VaeRun) -> float:
     """One optimiser step; the mean squared error."""
     options, device = run.options, torch.device(run.options.device)
     still = run.step < options.still_steps
+    decoder_alone = run.step >= options.steps - options.decoder_steps
     crops = draw_crops(
         run.clips,
         run.masks,
@@ -146,13 +151,16 @@ def train_step(run: VaeRun) -> float:
         group["lr"] = lr_at(run.step, lr=options.lr, warmup=WARMUP, steps=options.steps, decay="cosine")
     with torch.autocast(device.type, torch.bfloat16):
         noise = generator_for(options.seed, "posterior", run.step)
-        if run.step < options.code_steps:
+        if decoder_alone:
+            loss, error = sharp_loss(run.vae, crops, noise)
+        elif run.step < options.code_steps:
             loss, error = code_loss(run.vae, crops, run.codes(crops), noise)
         else:
             loss, error = vae_loss(run.vae, crops, noise)
     loss.backward()
     for weight in run.vae.parameters():
-        if weight.grad is None:  # of what single frames do not reach; checkpoints hold moments of every weight
+        if weight.grad is None and not decoder_alone:
+            # of what single frames do not reach; checkpoints hold moments of every weight
             weight.grad = torch.zeros_like(weight)
     norm = clip_grad_norm_(run.vae.parameters(), CLIP_NORM)
     if not bool(torch.isfinite(norm)):

@@ -22,6 +22,7 @@ KNOWN_VIEWS = 32
 KL_WEIGHT = 3e-4
 CODE_WEIGHT, CODE_NOISE = 0.05, 0.08  # the noise is about the posterior's
 COLOUR_WEIGHT, COLOUR_CELL = 4.0, 8
+STEP_WEIGHT = 1.0
 LATENT_SHARE = 64  # clips whose latents give the scale
 
 
@@ -94,6 +95,17 @@ def code_loss(vae: AutoencoderKLWan, video: Tensor, code: Tensor, generator: tor
     noise = torch.randn(code.shape, generator=generator).to(code)
     wrong = vae.decode(code + CODE_NOISE * noise, return_dict=False)[0].float() - video
     return picture_loss(wrong) + CODE_WEIGHT * wrong_code.square().mean(), wrong.detach().square().mean()
+
+
+def sharp_loss(vae: AutoencoderKLWan, video: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """(loss, mean squared error) of a decoder behind an encoder that stays: absolute differences of pixels and of steps
+    between neighbours, which blur less than squared ones."""
+    with torch.no_grad():
+        posterior = vae.encode(video).latent_dist
+        latent = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator).to(video)
+    wrong = vae.decode(latent, return_dict=False)[0].float() - video
+    steps = wrong.diff(dim=-1).abs().mean() + wrong.diff(dim=-2).abs().mean()
+    return picture_loss(wrong) + wrong.abs().mean() + STEP_WEIGHT * steps, wrong.detach().square().mean()
 
 
 @torch.no_grad()
