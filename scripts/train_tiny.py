@@ -50,10 +50,10 @@ class Budget:
     turns: int = 6
     vae_width: int = 16
     vae_batch: int = 8
-    vae_steps: int = 4600
+    vae_steps: int = 5000
     vae_still_steps: int = 700
     vae_code_steps: int = 1300
-    vae_decoder_steps: int = 2200
+    vae_decoder_steps: int = 2600
     heads: int = 3
     layers: int = 8
     ffn: int = 1024
