@@ -172,14 +172,8 @@ def train_the_vae(folder: Path, budget: Budget) -> None:
     """The VAE from nothing."""
     data = ("--manifest", folder / "data" / "vae.jsonl", "--length", LENGTH, "--map-size", MAP_SIZE)
     size = ("--width", budget.vae_width, "--dtype", "float16", "--batch-size", budget.vae_batch)
-    steps = (
-        "--steps",
-        budget.vae_steps,
-        "--still-steps",
-        budget.vae_still_steps,
-        "--code-steps",
-        budget.vae_code_steps,
-    )
+    steps = ("--steps", budget.vae_steps, "--still-steps", budget.vae_still_steps)
+    steps += ("--code-steps", budget.vae_code_steps, "--decoder-steps", budget.vae_decoder_steps)
     if not (folder / "vae" / "vae.safetensors").is_file():
         call(train_vae.main, *data, *size, *steps, "--device", budget.device, "--output", folder / "vae")
 

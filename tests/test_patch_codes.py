@@ -60,3 +60,11 @@ def test_a_single_frame_has_one_code_and_codes_come_back_from_their_file(codes: 
     video = map_to_video(clips(1)[0])[None]
     assert torch.equal(again(video), codes(video))
     assert torch.allclose(codes(video[:, :, :1]), codes(video)[:, :, :1], atol=1e-6)
+
+
+def test_single_frames_count_as_still_videos() -> None:
+    still = fit_codes([clip[:, :1] for clip in clips()])
+    video = map_to_video(clips(1)[0])[None, :, :1]
+    code = still(video.expand(-1, -1, 5, -1, -1))
+    assert torch.allclose(code[:, :, 0], still(video)[:, :, 0], atol=1e-6)
+    assert (code[:, :, 1] - code[:, :, 0]).abs().max() < 0.05

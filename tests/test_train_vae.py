@@ -1,22 +1,29 @@
 """The small VAE: how it starts, the scale of its latents, and a run that is stopped and goes on."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from scripts import train_tiny
 from tests.training_runs import HEIGHT, LENGTH, MAP, WIDTH, write_turning_panorama
 from viewpoint_core import train_vae
+from viewpoint_core.training.clips import map_to_video
 from viewpoint_core.training.manifest import Item, write_manifest
 from viewpoint_core.training.new_vae import new_vae
+from viewpoint_core.training.patch_codes import fit_codes
 from viewpoint_core.training.plan import generator_for
 from viewpoint_core.training.vae_training import (
+    CONTRAST_FLOOR,
+    code_loss,
     draw_crops,
     known_masks,
     raw_latents,
     reconstruction_psnr,
     set_latent_scale,
+    step_strength,
     vae_loss,
     write_vae,
 )
@@ -28,6 +35,15 @@ CPU = torch.device("cpu")
 def clips(count: int = 3, seed: int = 0) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return [torch.randint(0, 256, (3, 5, 64, 64), generator=generator, dtype=torch.uint8) for _ in range(count)]
+
+
+def clips_of_noise(count: int = 4) -> list[Tensor]:
+    """Smooth clips of five frames that move."""
+    noise = torch.randn(count, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    for _ in range(3):
+        noise = torch.nn.functional.avg_pool2d(noise, 5, 1, 2)
+    noise = 128 + 50 * noise / noise.std()
+    return list(torch.stack([noise[..., :32, t : t + 32] for t in range(5)], dim=2).clamp(0, 255).byte())
 
 
 def manifest(folder: Path) -> Path:
@@ -144,6 +160,45 @@ def test_a_stopped_run_goes_on_exactly(tmp_path: Path, monkeypatch: pytest.Monke
     assert train_vae.main(flags(tmp_path, "stopped")) == 0
     whole, stopped = ((tmp_path / name / train_vae.FILE).read_bytes() for name in ("whole", "stopped"))
     assert whole == stopped
+
+
+def test_told_the_code_encoder_and_decoder_each_come_to_it() -> None:
+    """From half of what a code of zeros leaves wrong, in forty steps."""
+    some = clips_of_noise()
+    codes, vae = fit_codes(some), new_vae(8, 0)
+    video = torch.stack([map_to_video(clip) for clip in some])
+    code = codes(video)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=3e-3)
+    errors = []
+    for step in range(40):
+        loss, error = code_loss(vae, video, code, generator_for("noise", step))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        errors.append(float(error))
+    with torch.no_grad():
+        wrong = (vae.encode(video).latent_dist.mean - code).square().mean()
+    assert float(wrong / code.square().mean()) < 0.5
+    assert errors[-1] < 0.5 * float(video.square().mean())
+
+
+def test_a_blur_has_less_contrast_and_a_moved_picture_as_much() -> None:
+    video = torch.rand(1, 3, 4, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    blurred = torch.nn.functional.avg_pool3d(video, (1, 3, 3), 1, (0, 1, 1))
+    for axis in (-1, -2):
+        sharp, soft, moved = (step_strength(v, axis).mean() for v in (video, blurred, video.roll(4, axis)))
+        assert float(soft) < 0.5 * float(sharp)
+        assert float(moved) == pytest.approx(float(sharp), rel=0.05)
+    assert float(step_strength(video[:, :, :1].expand_as(video), -3).max()) == pytest.approx(CONTRAST_FLOOR)
+
+
+def test_every_number_of_a_budgets_vae_reaches_the_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [field.name for field in fields(train_tiny.Budget) if field.name.startswith("vae_")]
+    budget = train_tiny.Budget(**{name: 1000 + number for number, name in enumerate(names)})
+    given: list[object] = []
+    monkeypatch.setattr(train_tiny, "call", lambda command, *flags: given.extend(flags))
+    train_tiny.train_the_vae(tmp_path, budget)
+    assert {getattr(budget, name) for name in names} <= set(given)
 
 
 def test_the_decoder_alone_leaves_latents_as_they_were(tmp_path: Path) -> None:

@@ -284,10 +284,10 @@ def train(run: Run) -> None:
     stream = batches(
         run.train, run.train.buckets(), config, first, accelerator.process_index, accelerator.num_processes
     )
-    bar = tqdm(total=config.steps, initial=run.step, disable=not accelerator.is_main_process, desc="train", unit="step")
-    with closing(stream):  # its workers end with it, also after an error: they do not heed the signal to end
+    shown = {"total": config.steps, "initial": run.step, "disable": not accelerator.is_main_process}
+    # the stream's workers end with it, also after an error: they do not heed the signal to end
+    with closing(stream), tqdm(**shown, desc="train", unit="step") as bar:
         train_from(run, stream, bar)
-    bar.close()
 
 
 def train_from(run: Run, stream: Iterator[Batch], bar: tqdm) -> None:

@@ -121,7 +121,7 @@ def start(options: argparse.Namespace) -> VaeRun:
     clips = read_all(options, "train")
     if not clips:
         raise ValueError(f"{', '.join(map(str, options.manifest))}: expected videos to train on")
-    if not (options.output / CODES).is_file():
+    if not (options.output / CODES).is_file():  # from the run's start on the same, whatever clips come later
         write_codes(fit_codes(clips), options.output / CODES)
     codes = read_codes(options.output / CODES)
     run = VaeRun(options, vae, optimizer, clips, known_masks(options.map_size, options.seed), codes)

@@ -12,7 +12,7 @@ class KeptTensors:
     """A cache of at most `megabytes`, which drops what was not asked for longest."""
 
     def __init__(self, megabytes: float) -> None:
-        self.limit, self.size = int(megabytes * MEGABYTE), 0
+        self.limit, self.size = megabytes * MEGABYTE, 0
         self.tensors: OrderedDict[Hashable, Tensor] = OrderedDict()
 
     def get(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:

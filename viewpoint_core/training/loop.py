@@ -110,10 +110,10 @@ def known_of_batch(
     def encode(sample: slice) -> Tensor:
         return known_channels(vae, to_video(batch.pixels[sample], device), draws.masks[sample].to(device))
 
-    known = [
-        kept.get((key, view), partial(encode, slice(i, i + 1)))
-        for i, (key, view) in enumerate(zip(batch.keys, draws.views, strict=True))
-    ]
+    known = []
+    for i, (clip, view) in enumerate(zip(batch.keys, draws.views, strict=True)):
+        grey = batch.pixels.shape[1:]  # where nothing is known all clips of a shape are alike
+        known.append(kept.get((clip if view else grey, view), partial(encode, slice(i, i + 1))))
     return torch.cat(known).to(device)
 
 

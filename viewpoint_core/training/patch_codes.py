@@ -4,17 +4,17 @@ A VAE finds by itself a code that is far behind this linear one, if it has a tho
 encoder and its decoder each have a plain regression to learn, and what they learn together afterwards is a gain on it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from einops import rearrange
-from safetensors.torch import load_file, save_file
+from einops import rearrange, repeat
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..conditioning import SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION
-from ..replacing import replacing
+from ..replacing import replace_bytes
 from .clips import map_to_video
 from .wan_vae import LATENT_CHANNELS
 
@@ -51,43 +51,53 @@ def patches(video: Tensor, frames: int) -> Tensor:
     return rearrange(video, "b c (t f) (h p) (w q) -> b (c f p q) t h w", f=frames, p=size, q=size)
 
 
-def principal(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """(weight, bias) that take rows (N, n) to their first components (N, C), each of mean 0 and variance 1."""
-    mean = rows.mean(0)
-    values, vectors = torch.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))
+def moments(parts: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean (n,) and covariance (n, n), float64, of rows (N, n) that come in parts."""
+    count, total, products = 0, torch.zeros(()), torch.zeros(())
+    for rows in parts:
+        rows = rows.double()
+        count, total, products = count + len(rows), total + rows.sum(0), products + rows.T @ rows
+    mean = total / count
+    return mean, products / count - torch.outer(mean, mean)
+
+
+def principal(mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """(weight, bias) that take rows of these moments to their first components (C,), of mean 0 and variance 1."""
+    values, vectors = torch.linalg.eigh(covariance)
     values, vectors = values.flip(0)[:LATENT_CHANNELS], vectors.flip(1)[:, :LATENT_CHANNELS]
     weight = (vectors / values.clamp(min=FLOOR).sqrt()).T
     return weight, -weight @ mean
 
 
-def nearest_rotation(moving: Tensor, fixed: Tensor) -> Tensor:
-    """The orthogonal (C, C) that brings rows of codes (N, C) nearest to others."""
-    left, _, right = torch.linalg.svd(fixed.T @ moving)
-    return left @ right
-
-
 def fit_codes(clips: Sequence[Tensor]) -> PatchCodes:
-    """The codes of clips, maps uint8 (3, T, S, S) with T = 4k + 1 > 1.
+    """The codes of clips, maps uint8 (3, T, S, S) with T = 4k + 1; a single frame counts as a still video.
 
-    A group's code is turned so that it is near to the code of the mean of its frames: of what stands still, both say
+    A group's code is turned so that it is nearest to the code of the mean of its frames: of what stands still, both say
     the same.
     """
     chosen = clips[:: max(1, len(clips) // CLIPS)]
-    videos = torch.stack([map_to_video(clip) for clip in chosen])
-    first = rearrange(patches(videos[:, :, :1], 1), "b n t h w -> (b t h w) n")
-    group = rearrange(patches(videos[:, :, 1:], TEMPORAL_COMPRESSION), "b n t h w -> (b t h w) n")
-    first_weight, first_bias = principal(first)
-    group_weight, group_bias = principal(group)
-    still = rearrange(group, "n (c f p) -> n c f p", c=videos.shape[1], f=TEMPORAL_COMPRESSION).mean(2).flatten(1)
-    turn = nearest_rotation(group @ group_weight.T + group_bias, still @ first_weight.T + first_bias)
-    return PatchCodes(first_weight, first_bias, turn @ group_weight, turn @ group_bias)
+    frames = TEMPORAL_COMPRESSION
+
+    def first(clip: Tensor) -> Tensor:
+        return patches(map_to_video(clip[None, :, :1]), 1)[0].flatten(1).T
+
+    def group(clip: Tensor) -> Tensor:
+        later = clip[:, 1:] if clip.shape[1] > 1 else clip.expand(-1, frames, -1, -1)
+        return patches(map_to_video(later[None]), frames)[0].flatten(1).T
+
+    first_weight, first_bias = principal(*moments(first(clip) for clip in chosen))
+    mean, covariance = moments(group(clip) for clip in chosen)
+    group_weight, group_bias = principal(mean, covariance)
+    of_mean = repeat(first_weight / frames, "c (k n) -> c (k f n)", k=3, f=frames)
+    left, _, right = torch.linalg.svd(of_mean @ covariance @ group_weight.T)  # Procrustes
+    codes = (first_weight, first_bias, left @ right @ group_weight, left @ right @ group_bias)
+    return PatchCodes(*(values.float() for values in codes))
 
 
 def write_codes(codes: PatchCodes, file: Path) -> None:
     """Keep codes as a file."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(file) as partial:
-        save_file({name: value.contiguous() for name, value in vars(codes).items()}, partial)
+    replace_bytes(file, save({name: value.contiguous() for name, value in vars(codes).items()}))
 
 
 def read_codes(file: Path) -> PatchCodes:
