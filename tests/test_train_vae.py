@@ -194,11 +194,12 @@ def test_a_blur_has_less_contrast_and_a_moved_picture_as_much() -> None:
 
 def test_every_number_of_a_budgets_vae_reaches_the_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [field.name for field in fields(train_tiny.Budget) if field.name.startswith("vae_")]
-    budget = train_tiny.Budget(**{name: 1000 + number for number, name in enumerate(names)})
+    budget = train_tiny.Budget(**{name: 1000 + number for number, name in enumerate(names)} | {"vae_steps": 5000})
     given: list[object] = []
     monkeypatch.setattr(train_tiny, "call", lambda command, *flags: given.extend(flags))
     train_tiny.train_the_vae(tmp_path, budget)
     assert {getattr(budget, name) for name in names} <= set(given)
+    train_vae.check_options(train_vae.parse([str(flag) for flag in given]))
 
 
 def test_the_decoder_alone_leaves_latents_as_they_were(tmp_path: Path) -> None:
