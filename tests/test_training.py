@@ -81,6 +81,17 @@ def test_killed_at_a_random_moment_and_resumed_it_is_the_uninterrupted_run(
         assert_same_weights(newest_checkpoint(output), newest_checkpoint(whole), average=average)
 
 
+def test_with_muon_it_goes_on_as_the_uninterrupted_run(paths: dict[str, Path], tmp_path: Path) -> None:
+    settings = {"optimizer": "muon", "lr": 1e-3, "save_every": 100}
+    run(flags_of(paths, tmp_path / "whole", steps=6, **settings))
+    for steps in (3, 6):
+        run(flags_of(paths, tmp_path / "parts", steps=steps, **settings))
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    assert_same_weights(newest_checkpoint(tmp_path / "parts"), newest_checkpoint(tmp_path / "whole"))
+    run(flags_of(paths, tmp_path / "adamw", steps=6, lr=1e-3))
+    assert losses(tmp_path / "adamw")[6] != losses(tmp_path / "whole")[6]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_asked_to_stop_with_its_workers_it_ends_with_a_checkpoint_and_goes_on(
     paths: dict[str, Path], tmp_path: Path, number: signal.Signals

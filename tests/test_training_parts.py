@@ -99,7 +99,8 @@ def test_a_bad_file_is_refused_in_plain_words(tmp_path: Path, text: str, words: 
         (["--warmup", "-1"], "warmup is -1"),
         (["--sample-steps", "0"], "sample_steps is 0"),
         (["--mode", "lora", "--base-dtype", "bf16", "--precision", "fp32"], "needs precision bf16"),
-        (["--optimizer", "adamw8bit", "--sharding", "fsdp2"], "does not shard"),
+        (["--optimizer", "adamw8bit", "--sharding", "fsdp2"], "adamw8bit does not shard"),
+        (["--optimizer", "muon", "--sharding", "fsdp2"], "muon does not shard"),
         (["--lora", "x.safetensors"], "the mode is full"),
     ],
 )

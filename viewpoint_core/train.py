@@ -155,10 +155,10 @@ def distribute_all(
     """The model over all processes and the optimiser of what trains."""
     if not uses_deepspeed(accelerator):
         model = distribute(model, accelerator, config.sharding)
-        return model, make_optimizer(list(trained_parameters(model).values()), config)
+        return model, make_optimizer(trained_parameters(model), config)
     if config.ema or config.sharding != "none":
         raise ValueError("under DeepSpeed, ema is 0 and sharding is none: it shards by its own stages")
-    optimizer = make_optimizer(list(trained_parameters(model).values()), config)
+    optimizer = make_optimizer(trained_parameters(model), config)
     return prepare_deepspeed(
         model, optimizer, accelerator, batch=config.batch_size, accumulation=config.accumulation, clip=config.clip
     )

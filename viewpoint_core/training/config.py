@@ -47,7 +47,13 @@ class TrainingConfig:
     steps: int = setting(20_000, "optimiser steps")
     batch_size: int = setting(1, "clips a step on each process, before accumulation")
     accumulation: int = setting(1, "batches whose gradients are summed to one step")
-    optimizer: str = setting("adamw", "adamw, or adamw8bit by bitsandbytes", "adamw", "adamw8bit")
+    optimizer: str = setting(
+        "adamw",
+        "adamw; adamw8bit by bitsandbytes; muon for the blocks' matrices and adamw for the rest",
+        "adamw",
+        "adamw8bit",
+        "muon",
+    )
     lr: float = setting(1e-4, "learning rate; the paper's")
     warmup: int = setting(0, "steps over which the learning rate rises from 0")
     decay: str = setting("constant", "the learning rate after the warm-up; cosine falls to 0", "constant", "cosine")
@@ -166,8 +172,8 @@ def check_values(config: TrainingConfig) -> None:
         raise ValueError(f"layout {config.layout} has no subregions; with it the schedule is {PANO}")
     if not 0 <= config.ema < 1:
         raise ValueError(f"ema is {config.ema}; expected a decay in [0, 1)")
-    if config.optimizer == "adamw8bit" and config.sharding == "fsdp2":
-        raise ValueError("optimizer adamw8bit does not shard; with sharding fsdp2 take adamw")
+    if config.optimizer in ("adamw8bit", "muon") and config.sharding == "fsdp2":
+        raise ValueError(f"optimizer {config.optimizer} does not shard; with sharding fsdp2 take adamw")
     if config.base_dtype == "bf16" and config.precision != "bf16":
         raise ValueError("base_dtype bf16 needs precision bf16, which casts what meets the frozen weights")
     if config.lora and config.mode != "lora":

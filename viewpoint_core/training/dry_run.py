@@ -14,7 +14,7 @@ from .lora import patch_rank
 from .memory import ModelSize, step_memory
 from .wan import empty_transformer, transformer_config, transformer_source
 
-OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit": 2}
+OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit": 2, "muon": 4}  # a weight; nearly all are matrices
 
 
 def estimate(config: TrainingConfig) -> dict[str, Any]:

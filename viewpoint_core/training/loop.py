@@ -16,6 +16,7 @@ from .config import TrainingConfig
 from .flow_matching import add_noise, flow_loss, sample_sigmas, velocity
 from .kept_tensors import KeptTensors
 from .known_view import View, draw_view, known_channels, view_masks
+from .muon import Muon
 from .plan import batches_from, generator_for
 from .wan import predict_velocity
 
@@ -157,16 +158,18 @@ def check_gradient(norm: Tensor, parts: Sequence[Batch], step: int) -> None:
         )
 
 
-def make_optimizer(parameters: list[nn.Parameter], config: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW over what trains. Raises ValueError where bitsandbytes is asked for and absent."""
-    betas = (config.beta1, config.beta2)
+def make_optimizer(parameters: Mapping[str, nn.Parameter], config: TrainingConfig) -> torch.optim.Optimizer:
+    """AdamW or Muon over what trains, by name. Raises ValueError where bitsandbytes is asked for and absent."""
+    options = {"lr": config.lr, "betas": (config.beta1, config.beta2), "weight_decay": config.weight_decay}
+    if config.optimizer == "muon":
+        return Muon(parameters.items(), **options)
     if config.optimizer == "adamw8bit":
         try:
             from bitsandbytes.optim import AdamW8bit
         except ImportError as error:
             raise ValueError("optimizer adamw8bit needs bitsandbytes; install it, or take adamw") from error
-        return AdamW8bit(parameters, lr=config.lr, betas=betas, weight_decay=config.weight_decay)
-    return torch.optim.AdamW(parameters, lr=config.lr, betas=betas, weight_decay=config.weight_decay)
+        return AdamW8bit(parameters.values(), **options)
+    return torch.optim.AdamW(parameters.values(), **options)
 
 
 def joint_mean(value: Tensor, accelerator: Accelerator) -> Tensor:

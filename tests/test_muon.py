@@ -1,0 +1,98 @@
+"""Muon moves the blocks' matrices along orthogonal directions, AdamW all else, and both live in one checkpoint."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from viewpoint_core.training.muon import ADAMW_LENGTH, MOMENTUM, Muon, is_block_matrix, orthogonalised
+
+
+class Net(nn.Module):
+    """Two blocks of a matrix and its bias, and a head."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.blocks = nn.ModuleList([nn.Linear(48, 96), nn.Linear(96, 48)])
+        self.head = nn.Linear(48, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x).tanh()
+        return self.head(x)
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> dict[str, torch.Tensor]:
+    """One step on a random batch; the gradients that it saw."""
+    optimizer.zero_grad()
+    batch = torch.randn(16, 48, generator=torch.Generator().manual_seed(seed))
+    model(batch).square().mean().backward()
+    gradients = {name: weight.grad.clone() for name, weight in model.named_parameters()}
+    optimizer.step()
+    return gradients
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (48, 96), (96, 48)])
+def test_singular_values_come_near_1_and_directions_stay(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+    made = orthogonalised(matrix)
+    values = torch.einsum("ar,ab,rb->r", u, made, v)
+    large = s > 0.05 * s.max()
+    assert values[large].min() > 0.6
+    assert values.max() < 1.3
+    off = made - (u * values) @ v
+    assert off.norm() < 0.05 * made.norm()
+
+
+def test_a_matrix_moves_by_adamws_length_whatever_its_gradients_size() -> None:
+    lengths = []
+    for scale in (1e-4, 1.0):
+        model = Net()
+        optimizer = Muon(model.named_parameters(), lr=0.01, weight_decay=0.0)
+        before = model.blocks[0].weight.detach().clone()
+        (scale * model(torch.ones(16, 48).cumsum(0) / 16).square().mean()).backward()
+        optimizer.step()
+        moved = model.blocks[0].weight.detach() - before
+        lengths.append(float(torch.linalg.matrix_norm(moved, ord=2)) / (0.01 * ADAMW_LENGTH * math.sqrt(96)))
+    assert lengths[0] == pytest.approx(lengths[1], rel=0.05)
+    assert 0.6 < lengths[0] < 1.3
+
+
+def test_momentum_and_decay_follow_their_recurrence() -> None:
+    model = Net()
+    optimizer = Muon(model.named_parameters(), lr=0.01, weight_decay=0.1)
+    weight, momentum = model.blocks[1].weight, torch.zeros(48, 96)
+    for number in range(3):
+        before = weight.detach().clone()
+        gradient = step(model, optimizer, number)["blocks.1.weight"]
+        momentum = MOMENTUM * momentum + (1 - MOMENTUM) * gradient
+        ahead = MOMENTUM * momentum + (1 - MOMENTUM) * gradient
+        expected = before * (1 - 0.01 * 0.1) - 0.01 * ADAMW_LENGTH * math.sqrt(96) * orthogonalised(ahead)
+        torch.testing.assert_close(weight.detach(), expected, rtol=1e-3, atol=2e-5)
+
+
+def test_all_else_moves_exactly_as_adamw_moves_it() -> None:
+    one, other = Net(), Net()
+    options = {"lr": 0.01, "betas": (0.9, 0.99), "weight_decay": 0.1}
+    muon = Muon(one.named_parameters(), **options)
+    adamw = torch.optim.AdamW(other.parameters(), **options)
+    for number in range(3):
+        optimizer_gradients = step(one, muon, number)
+        for name, weight in other.named_parameters():
+            weight.grad = optimizer_gradients[name]
+        adamw.step()
+    for name, weight in one.named_parameters():
+        same = torch.equal(weight, dict(other.named_parameters())[name])
+        assert same != is_block_matrix(name, weight), name
+
+
+def test_it_takes_the_matrices_of_blocks_wherever_they_hang() -> None:
+    matrix, vector = torch.zeros(2, 2), torch.zeros(2)
+    assert is_block_matrix("blocks.0.attn1.to_q.weight", matrix)
+    assert is_block_matrix("module.blocks.0.ffn.net.2.weight", matrix)
+    assert not is_block_matrix("blocks.0.attn1.to_q.bias", vector)
+    assert not is_block_matrix("condition_embedder.time_proj.weight", matrix)
+    assert not is_block_matrix("proj_out.weight", matrix)
