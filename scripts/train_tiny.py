@@ -7,6 +7,9 @@ compares. Each goes on where it was stopped; what is finished is not repeated.
 """
 
 import argparse
+import os
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -58,8 +61,9 @@ class Budget:
     layers: int = 8
     ffn: int = 1024
     batch: int = 4
+    processes: int = 2
     variants: int = 5
-    steps: int = 12000
+    steps: int = 6000
     ablation_heads: int = 2
     ablation_layers: int = 6
     ablation_steps: int = 150
@@ -81,6 +85,7 @@ BUDGETS = {
         vae_code_steps=6000,
         vae_decoder_steps=3000,
         batch=16,
+        processes=1,
         steps=8000,
         ablation_heads=3,
         ablation_layers=8,
@@ -118,6 +123,25 @@ def call(command: Callable[[list[str]], int], *flags: object, ok: Sequence[int] 
     """Run one of the trainer's commands."""
     code = command([str(flag) for flag in flags])
     if code not in ok:
+        raise StepError(f"{command.__module__} ended with status {code}")
+
+
+def call_together(command: Callable[[list[str]], int], processes: int, *flags: object) -> None:
+    """Run one of the trainer's commands in several processes on this machine's CPU, each with its part of the cores:
+    for a small model that is half again as fast as one process with as many threads."""
+    if processes == 1:
+        call(command, *flags)
+        return
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads), "ACCELERATE_USE_CPU": "true"}
+    with subprocess.Popen([*launcher, "-m", command.__module__, *map(str, flags)], env=environment) as process:
+        before = signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
+        try:
+            code = process.wait()
+        finally:  # Ctrl-C has reached them too: leaving the block waits for their checkpoint
+            signal.signal(signal.SIGTERM, before)
+    if code:
         raise StepError(f"{command.__module__} ended with status {code}")
 
 
@@ -188,7 +212,7 @@ def train_the_model(folder: Path, budget: Budget) -> None:
     flags += ("--map-size", MAP_SIZE, "--length", LENGTH, "--variants", budget.variants, "--dtype", "bfloat16")
     call(encode.main, *flags, "--device", budget.device)
     flags = ("--preset", PRESET, "--vae", vae, "--model", start, "--cache", cache, "--output", folder / "short")
-    call(train.main, *flags, "--steps", budget.steps, "--batch-size", budget.batch)
+    call_together(train.main, budget.processes, *flags, "--steps", budget.steps, "--batch-size", budget.batch)
 
 
 def export_all(folder: Path, budget: Budget) -> None:

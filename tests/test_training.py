@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from scripts.train_tiny import StepError, call_together
 from tests import training_runs
 from tests.training_runs import MAP, REPO, environment, flags_of, losses, run, start, write_cache
 from viewpoint_core.train import main
@@ -153,6 +154,14 @@ def test_two_processes_train_as_one_does_with_the_joint_batch(paths: dict[str, P
     assert len(gradients) > 50
     for name in gradients:
         torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-6 * float(one[name].abs().max() + 1e-3))
+
+
+def test_the_tiny_models_script_trains_in_two_processes(paths: dict[str, Path], tmp_path: Path) -> None:
+    call_together(main, 2, *flags_of(paths, tmp_path / "run", steps=3))
+    facts = json.loads((newest_checkpoint(tmp_path / "run") / "state.json").read_text())
+    assert (facts["step"], facts["samples"], facts["joint_batch"]) == (3, 6, 2)
+    with pytest.raises(StepError, match="train ended with status"):
+        call_together(main, 2, *flags_of(paths, tmp_path / "run", faces="X"))
 
 
 def test_sharded_over_two_processes_it_saves_resumes_and_gathers_the_same_weights(
