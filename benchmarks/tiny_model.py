@@ -55,7 +55,7 @@ from viewpoint_core.training.watch import sample_map  # noqa: E402
 DOCS = ROOT / "docs" / "tiny-model.md"
 BEGIN, END = "<!-- scores: written by benchmarks/tiny_model.py -->", "<!-- end of scores -->"
 DTYPE = torch.bfloat16
-STEPS, SHIFT = 6, 5.0
+STEPS, SHIFT = 12, 0.5
 COMPARED_STEPS, COMPARED_SHIFT = 6, 5.0  # of the comparison, which stays when the shipped model's sampling changes
 SCENES = 64
 BLURS = (2.0, 4.0, 8.0)
