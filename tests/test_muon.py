@@ -1,11 +1,15 @@
 """Muon moves the blocks' matrices along orthogonal directions, AdamW all else, and both live in one checkpoint."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from torch import nn
 
+from viewpoint_core.train import distribute_all
+from viewpoint_core.training.config import TrainingConfig
 from viewpoint_core.training.muon import ADAMW_LENGTH, MOMENTUM, Muon, is_block_matrix, orthogonalised
 
 
@@ -96,3 +100,10 @@ def test_it_takes_the_matrices_of_blocks_wherever_they_hang() -> None:
     assert not is_block_matrix("blocks.0.attn1.to_q.bias", vector)
     assert not is_block_matrix("condition_embedder.time_proj.weight", matrix)
     assert not is_block_matrix("proj_out.weight", matrix)
+
+
+def test_under_deepspeed_it_is_refused() -> None:
+    """Its parts of flattened weights are no matrices."""
+    accelerator = SimpleNamespace(distributed_type=DistributedType.DEEPSPEED)
+    with pytest.raises(ValueError, match="muon needs whole matrices"):
+        distribute_all(Net(), accelerator, TrainingConfig(optimizer="muon"))

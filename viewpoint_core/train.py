@@ -158,6 +158,8 @@ def distribute_all(
         return model, make_optimizer(trained_parameters(model), config)
     if config.ema or config.sharding != "none":
         raise ValueError("under DeepSpeed, ema is 0 and sharding is none: it shards by its own stages")
+    if config.optimizer == "muon":
+        raise ValueError("optimizer muon needs whole matrices, which DeepSpeed does not keep; take adamw")
     optimizer = make_optimizer(trained_parameters(model), config)
     return prepare_deepspeed(
         model, optimizer, accelerator, batch=config.batch_size, accumulation=config.accumulation, clip=config.clip
