@@ -31,7 +31,7 @@ test-training: env ## Run the trainer's whole runs on tiny models (PYTEST_ARGS=.
 train-tiny: env ## Rebuild the tiny model that ships with the pack (TINY_ARGS=...): hours on a CPU, minutes on a GPU
 	@$(VENV_PYTHON) scripts/train_tiny.py $(TINY_ARGS)
 
-score-tiny: env ## Measure the tiny model, after make train-tiny TINY_ARGS="--until ablation", into docs/tiny-model.md
+score-tiny: env ## Measure the tiny model into docs/tiny-model.md, and the compared models where they were trained
 	@$(VENV_PYTHON) benchmarks/tiny_model.py --write
 
 lint: env ## Check style, format and that every signature has types

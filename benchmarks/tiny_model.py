@@ -1,7 +1,7 @@
 """Scores of the tiny model that ships with the pack, and of those that it is compared with, as tables.
 
-    python scripts/train_tiny.py --until ablation      # renders, encodes and trains what is needed
     python benchmarks/tiny_model.py --write            # into docs/tiny-model.md; without it, to the terminal
+    python scripts/train_tiny.py --until ablation      # before it, to score also the models that are compared
 
 On synthetic scenes whose seeds were never trained on. Known is a 90-degree view straight ahead; all else is made.
 Fills are made of that view without any model. Finished scores are kept in FOLDER/scores and not measured again.
@@ -30,13 +30,20 @@ if str(ROOT) not in sys.path:
 
 from scripts.train_tiny import (  # noqa: E402
     ABLATION,
+    BUDGETS,
     COMPARED_SCENES,
     DIT_FILE,
+    ERP_WIDTH,
+    HELDOUT_SEEDS,
     LENGTH,
+    MAP_SIZE,
     VAE_FILE,
+    call,
     compared_vae,
     run_folder,
+    write_turns,
 )
+from viewpoint_core import encode  # noqa: E402
 from viewpoint_core.evaluation.fills import MEAN, MIRRORED, STRETCHED  # noqa: E402
 from viewpoint_core.evaluation.scores import FLOW, REST, VIEW, panorama_scores  # noqa: E402
 from viewpoint_core.evaluation.seams import EDGES, LINES, seam_ratios, seam_steps  # noqa: E402
@@ -45,8 +52,9 @@ from viewpoint_core.training.cache import CachedClips  # noqa: E402
 from viewpoint_core.training.config import TrainingConfig  # noqa: E402
 from viewpoint_core.training.layouts import VIEWPOINT, to_erp  # noqa: E402
 from viewpoint_core.training.loop import to_video  # noqa: E402
+from viewpoint_core.training.manifest import read_manifest, write_manifest  # noqa: E402
 from viewpoint_core.training.media import read_frames  # noqa: E402
-from viewpoint_core.training.synthetic import FPS  # noqa: E402
+from viewpoint_core.training.synthetic import FPS, write_clips  # noqa: E402
 from viewpoint_core.training.vae_training import reconstruction_psnr  # noqa: E402
 from viewpoint_core.training.wan import prepare_transformer  # noqa: E402
 from viewpoint_core.training.wan_vae import decode_latent, encode_video, load_vae  # noqa: E402
@@ -73,6 +81,20 @@ class Candidate(NamedTuple):
     vae: Path
     steps: int
     shift: float
+
+
+def scored_cache(folder: Path) -> Path:
+    """A cache of the held-out clips that the shipped files are scored on, rendered and encoded if it is not there."""
+    data, workers = folder / "data", BUDGETS["cpu"].workers
+    scenes = write_clips(data / "scenes", (), ERP_WIDTH, LENGTH, heldout=HELDOUT_SEEDS, workers=workers)
+    turns = write_turns(data / "turns", LENGTH, BUDGETS["cpu"].turns)
+    manifest = data / "scored.jsonl"
+    items = [item for file in (scenes, turns) for item in read_manifest(file)]
+    write_manifest([item for item in items if item.split == "heldout"], manifest)
+    cache = folder / f"cache_scored_{measured_hash((VAE_FILE,), ())}"
+    flags = ("--manifest", manifest, "--cache", cache, "--vae", VAE_FILE, "--no-text", "--map-size", MAP_SIZE)
+    call(encode.main, *flags, "--length", LENGTH, "--variants", 1, "--dtype", "bfloat16", "--device", "cpu")
+    return cache
 
 
 def heldout_scenes(clips: CachedClips, count: int) -> list[int]:
@@ -189,9 +211,8 @@ def kept(
     return json.loads(file.read_text())
 
 
-def candidates(folder: Path, steps: int, shift: float) -> Iterator[Candidate]:
+def candidates(folder: Path, cache: Path, steps: int, shift: float) -> Iterator[Candidate]:
     """The shipped model, then those that were trained to be compared."""
-    cache = folder / "cache_short"
     yield Candidate("shipped", DIT_FILE, cache, "alternating", VIEWPOINT, SCENES, VAE_FILE, steps, shift)
     for run in ABLATION:
         file = run_folder(folder, run) / "model.safetensors"
@@ -245,16 +266,25 @@ def comparison_table(results: dict[str, dict[str, float]]) -> list[str]:
     return lines
 
 
-def report(folder: Path, steps: int, shift: float) -> str:
-    """Both tables, the shipped model sampled in so many steps at this shift."""
-    vae_scores = kept(folder, "vae", (VAE_FILE,), (), measure_vae, folder / "cache_short", folder / "data")
-    blurred = kept(folder, "blurred", (), BLURS, measure_blurred, folder / "cache_short", folder / "data")
+def report(folder: Path, steps: int, shift: float) -> tuple[str, str]:
+    """Both tables, the shipped model sampled in so many steps at this shift; the second is empty without its models."""
+    cache = scored_cache(folder)
+    vae_scores = kept(folder, "vae", (VAE_FILE,), (), measure_vae, cache, folder / "data")
+    blurred = kept(folder, "blurred", (), BLURS, measure_blurred, cache, folder / "data")
     results = {}
-    for candidate in candidates(folder, steps, shift):
+    for candidate in candidates(folder, cache, steps, shift):
         models, sampling = (candidate.file, candidate.vae), (candidate.steps, candidate.shift)
         results[candidate.name] = kept(folder, candidate.name, models, sampling, measure, candidate, folder / "data")
-    text = floors_table(vae_scores, blurred, results.pop("shipped"))
-    return "\n".join([*text, "", *comparison_table(results)] if results else text)
+    floors = floors_table(vae_scores, blurred, results.pop("shipped"))
+    return "\n".join(floors), "\n".join(comparison_table(results)) if results else ""
+
+
+def with_tables(page: str, floors: str, comparison: str) -> str:
+    """The page with these tables; without a second one it keeps its own."""
+    before, _, rest = page.partition(BEGIN)
+    old, _, after = rest.partition(END)
+    comparison = comparison or old.strip().partition("\n\n")[2]
+    return f"{before}{BEGIN}\n{floors}\n\n{comparison}\n{END}{after}"
 
 
 def main() -> int:
@@ -267,11 +297,10 @@ def main() -> int:
     options = parser.parse_args()
     if options.write and (options.steps, options.shift) != (STEPS, SHIFT):
         parser.error(f"--write is for the sampling of the workflows: {STEPS} steps at shift {SHIFT}")
-    text = report(options.folder.resolve(), options.steps, options.shift)
-    print(text)
+    floors, comparison = report(options.folder.resolve(), options.steps, options.shift)
+    print(f"{floors}\n\n{comparison}")
     if options.write:
-        before, _, rest = DOCS.read_text(encoding="utf-8").partition(BEGIN)
-        replace_text(DOCS, f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}")
+        replace_text(DOCS, with_tables(DOCS.read_text(encoding="utf-8"), floors, comparison))
     return 0
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.tiny_model import SHIFT, STEPS
+from benchmarks.tiny_model import BEGIN, END, SHIFT, STEPS, blurred_map, with_tables
 from scripts.comfy_server import ComfyServer, make_base_directory
 from scripts.demo import EXAMPLES, demo_workflow
 from scripts.host import provide_host
@@ -55,6 +55,20 @@ def test_both_files_together_are_small_and_say_what_they_are() -> None:
     stored, metadata = read_checkpoint(DIT_FILE)
     assert stored["patch_embedding.weight"].shape[1] == 33
     assert schedule_from_metadata(metadata) == "1,3,5,7"
+
+
+def test_the_scores_blur_of_a_map_stays_within_its_subregions() -> None:
+    flat = torch.tensor([[0.1, 0.4], [0.7, 1.0]]).repeat_interleave(32, 0).repeat_interleave(32, 1)
+    flat = flat.expand(1, 3, 64, 64).clone()
+    assert torch.allclose(blurred_map(flat, 4.0), flat, atol=1e-6)
+    flat[..., 16, 16] = 0
+    assert float((blurred_map(flat, 4.0) - flat)[..., 16, 16].min()) > 0.09
+
+
+def test_new_scores_replace_a_table_and_keep_the_one_that_was_not_measured() -> None:
+    page = f"text\n{BEGIN}\n| a |\n\n| old |\n{END}\nmore\n"
+    assert with_tables(page, "| b |", "") == f"text\n{BEGIN}\n| b |\n\n| old |\n{END}\nmore\n"
+    assert with_tables(page, "| b |", "| new |") == f"text\n{BEGIN}\n| b |\n\n| new |\n{END}\nmore\n"
 
 
 @pytest.mark.host
