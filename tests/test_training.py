@@ -156,6 +156,27 @@ def test_two_processes_train_as_one_does_with_the_joint_batch(paths: dict[str, P
         torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-6 * float(one[name].abs().max() + 1e-3))
 
 
+ENDS_ALONE = """
+import sys
+from pathlib import Path
+from viewpoint_core.train import main
+code = main(sys.argv[1:])
+names = [file.read_text().strip() for file in Path("/proc/self/task").glob("*/comm")]
+sys.exit(code or ", ".join(name for name in names if "gloo" in name) or 0)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are listed in /proc")
+def test_no_thread_of_a_process_group_outlives_training(paths: dict[str, Path], tmp_path: Path) -> None:
+    """One that is busy when Python ends aborts the process: "terminate called without an active exception"."""
+    script = tmp_path / "script.py"
+    script.write_text(ENDS_ALONE)
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    run(flags_of(paths, tmp_path / "run", steps=1, batch_size=1), processes=2, script=script)
+    assert main(flags_of(paths, tmp_path / "run", steps=2, batch_size=2)) == 0
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
 def test_the_tiny_models_script_trains_in_two_processes(paths: dict[str, Path], tmp_path: Path) -> None:
     call_together(main, 2, *flags_of(paths, tmp_path / "run", steps=3))
     facts = json.loads((newest_checkpoint(tmp_path / "run") / "state.json").read_text())

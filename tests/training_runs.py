@@ -86,15 +86,15 @@ def environment() -> dict[str, str]:
     }
 
 
-def start(flags: list[str], processes: int = 1, launched: bool = False) -> subprocess.Popen:
-    """The trainer in processes of its own."""
+def start(flags: list[str], processes: int = 1, launched: bool = False, script: Path | None = None) -> subprocess.Popen:
+    """The trainer, or a script around it, in processes of its own."""
     launcher = [sys.executable]
     if processes > 1 or launched:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         launcher += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(port)]
-    command = [*launcher, "-m", "viewpoint_core.train", *flags]
+    command = [*launcher, *([str(script)] if script else ["-m", "viewpoint_core.train"]), *flags]
     return subprocess.Popen(
         command,
         cwd=REPO,
@@ -106,9 +106,9 @@ def start(flags: list[str], processes: int = 1, launched: bool = False) -> subpr
     )
 
 
-def run(flags: list[str], processes: int = 1, code: int = 0, launched: bool = False) -> str:
+def run(flags: list[str], processes: int = 1, code: int = 0, launched: bool = False, script: Path | None = None) -> str:
     """The trainer in processes of its own, to its end; what it said. launched: by the launcher, even if it is one."""
-    process = start(flags, processes, launched)
+    process = start(flags, processes, launched, script)
     out, errors = process.communicate(timeout=300)
     assert process.returncode == code, errors[-3000:]
     return out + errors

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -329,15 +329,24 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def ask_to_stop_on_signals(run: Run) -> None:
-    """SIGINT and SIGTERM end the run after the step at hand, with a checkpoint; a second one ends it at once."""
+@contextmanager
+def stopped_by_signals(run: Run) -> Iterator[None]:
+    """SIGINT and SIGTERM end the run after the step at hand, with a checkpoint; a second one ends it at once.
+
+    A handler that stayed would hold the run, and with it its process group's threads, which may then outlive Python and
+    abort the process.
+    """
 
     def stop(number: int, frame: Any) -> None:
         run.stop = True
         signal.signal(number, signal.SIG_DFL)
 
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def write_config(run: Run) -> None:
@@ -357,8 +366,8 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         run = start_run(config)
         write_config(run)
-        ask_to_stop_on_signals(run)
-        train(run)
+        with stopped_by_signals(run):
+            train(run)
     except (ValueError, OSError) as error:
         print(f"train: {error}", file=sys.stderr)
         return 2
