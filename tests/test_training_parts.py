@@ -36,6 +36,34 @@ def parse(*flags: str) -> TrainingConfig:
 # Settings
 
 
+WAITING_THREAD = """
+import sys, time
+from pathlib import Path
+import torch
+from viewpoint_core.training.parallel import end_processes
+torch.distributed.init_process_group("gloo", init_method="tcp://127.0.0.1:0", rank=0, world_size=1)
+model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(4, 4))
+sys.setswitchinterval(1000)  # this thread keeps Python's lock for as long as it does not wait
+tensor = torch.ones(1000000)
+work = torch.distributed.broadcast(tensor, 0, async_op=True)
+del tensor, work  # the group's thread is the last that holds them, and needs the lock to let them go
+end = time.perf_counter() + 0.2
+while time.perf_counter() < end:
+    pass
+del model
+end_processes()
+names = [file.read_text() for file in Path("/proc/self/task").glob("*/comm")]
+sys.exit(", ".join(name for name in names if "gloo" in name) or 0)
+"""
+
+
+def test_processes_end_while_a_thread_of_their_group_waits_for_pythons_lock() -> None:
+    """Left to DDP's reducer this hangs; left to Python's end it aborts now and then."""
+    command = [sys.executable, "-c", WAITING_THREAD]
+    result = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
+
+
 def test_a_flag_wins_over_the_file_and_the_file_over_the_preset(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("lr: 3e-6\nsteps: 12\n")
     config = parse("--preset", "calm", "--config", str(tmp_path / "run.yaml"), "--steps", "13")

@@ -46,6 +46,7 @@ from .training.loop import (
 from .training.lora import add_lora, load_comfy_lora
 from .training.parallel import (
     distribute,
+    end_processes,
     gradients_shared,
     load_deepspeed,
     prepare_deepspeed,
@@ -333,8 +334,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def stopped_by_signals(run: Run) -> Iterator[None]:
     """SIGINT and SIGTERM end the run after the step at hand, with a checkpoint; a second one ends it at once.
 
-    A handler that stayed would hold the run, and with it its process group's threads, which may then outlive Python and
-    abort the process.
+    A handler that stayed would hold the run, and with it its process group's threads; one that is busy when Python ends
+    aborts the process.
     """
 
     def stop(number: int, frame: Any) -> None:
@@ -356,6 +357,15 @@ def write_config(run: Run) -> None:
         replace_text(run.output / CONFIG_FILE, json.dumps(asdict(run.config), indent=1))
 
 
+def run_to_end(config: TrainingConfig) -> str:
+    """Train to the last step or until stopped; what to say of it. Nothing of the run is left in memory."""
+    run = start_run(config)
+    write_config(run)
+    with stopped_by_signals(run):
+        train(run)
+    return f"Step {run.step}; checkpoints in {run.output / 'checkpoints'}"
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; 0, 2 on bad input, 3 on a loss that is no number."""
     try:
@@ -364,19 +374,15 @@ def main(arguments: list[str] | None = None) -> int:
         if options.dry_run:
             PartialState().print(json.dumps(estimate(config), indent=1))
             return 0
-        run = start_run(config)
-        write_config(run)
-        with stopped_by_signals(run):
-            train(run)
+        said = run_to_end(config)
     except (ValueError, OSError) as error:
         print(f"train: {error}", file=sys.stderr)
         return 2
     except BadLossError as error:
         print(f"train: {error}", file=sys.stderr)
         return 3
-    if torch.distributed.is_initialized():  # not after an error: the others may be waiting in a collective
-        torch.distributed.destroy_process_group()
-    run.accelerator.print(f"Step {run.step}; checkpoints in {run.output / 'checkpoints'}")
+    PartialState().print(said)
+    end_processes()  # not after an error: the others may be waiting in a collective
     return 0
 
 

@@ -1,5 +1,6 @@
 """Processes and devices: accelerate starts them and prepares DeepSpeed; DDP and FSDP2 are torch's own."""
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,6 +70,17 @@ def distribute(model: nn.Module, accelerator: Accelerator, sharding: str) -> nn.
         devices = [accelerator.device.index] if accelerator.device.type == "cuda" else None
         return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
     return model
+
+
+def end_processes() -> None:
+    """Leave the processes' group, once the model is let go: the group's threads end with it.
+
+    A thread may be waiting for Python's lock, to drop the tensors of the last exchange. The group gives the lock away
+    while it waits for its threads; DDP's reducer, where it is the last to hold the group, does not, and waits for ever.
+    """
+    if torch.distributed.is_initialized():
+        gc.collect()
+        torch.distributed.destroy_process_group()
 
 
 def write_deepspeed(engine: nn.Module, accelerator: Accelerator, prefix: str, folder: Path) -> None:
