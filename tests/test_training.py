@@ -20,7 +20,9 @@ from scripts.train_tiny import StepError, call_together
 from tests import training_runs
 from tests.training_runs import MAP, REPO, environment, flags_of, losses, run, start, write_cache
 from viewpoint_core.train import main
+from viewpoint_core.training.new_model import new_transformer
 from viewpoint_core.training.state import OPTIMIZER, checkpoints, gather_tensors, gather_weights, newest_checkpoint
+from viewpoint_core.training.wan import compile_blocks
 
 pytestmark = pytest.mark.training
 
@@ -154,6 +156,28 @@ def test_two_processes_train_as_one_does_with_the_joint_batch(paths: dict[str, P
     assert len(gradients) > 50
     for name in gradients:
         torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-6 * float(one[name].abs().max() + 1e-3))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_compiled_blocks_learn_the_same_in_two_processes_and_keep_their_names(
+    paths: dict[str, Path], tmp_path: Path
+) -> None:
+    """Clips and stills, held-out losses in between; and a run that began compiled goes on without."""
+    settings = {"batch_size": 1, "heldout_every": 2, "optimizer": "muon"}
+    run(flags_of(paths, tmp_path / "plain", steps=5, **settings), processes=2)
+    run(flags_of(paths, tmp_path / "compiled", steps=4, compile=True, **settings), processes=2)
+    run(flags_of(paths, tmp_path / "compiled", steps=5, **settings), processes=2)
+    for step, loss in losses(tmp_path / "plain").items():
+        assert losses(tmp_path / "compiled")[step] == pytest.approx(loss, rel=1e-3)
+    one, two = (gather_weights(newest_checkpoint(tmp_path / name)) for name in ("plain", "compiled"))
+    assert one.keys() == two.keys()
+
+
+def test_blocks_are_not_compiled_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(ValueError, match=r"needs a C\+\+ compiler"):
+        compile_blocks(new_transformer(1, 1, 64, seed=0))
 
 
 ENDS_ALONE = """

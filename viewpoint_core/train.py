@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -63,7 +63,7 @@ from .training.state import (
     save_state,
     write_tensors,
 )
-from .training.wan import prepare_transformer, set_blocks
+from .training.wan import compile_blocks, prepare_transformer, set_blocks
 from .training.wan_vae import load_vae
 from .training.watch import heldout_losses, sample_clips, sample_map, write_sample
 from .wan_attention import format_schedule
@@ -155,10 +155,14 @@ def distribute_all(
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
     """The model over all processes and the optimiser of what trains."""
     if not uses_deepspeed(accelerator):
+        if config.compile:
+            compile_blocks(model.to(accelerator.device))
         model = distribute(model, accelerator, config.sharding)
         return model, make_optimizer(trained_parameters(model), config)
     if config.ema or config.sharding != "none":
         raise ValueError("under DeepSpeed, ema is 0 and sharding is none: it shards by its own stages")
+    if config.compile:
+        raise ValueError("compile was not tried under DeepSpeed; leave it false")
     if config.optimizer == "muon":
         raise ValueError("optimizer muon needs whole matrices, which DeepSpeed does not keep; take adamw")
     optimizer = make_optimizer(trained_parameters(model), config)
@@ -260,7 +264,9 @@ def watch(run: Run) -> None:
         return
     device, seed = run.accelerator.device, run.step
     run.model.eval()
-    with averaged_weights(run.model, run.average), compute_dtype(run):
+    # what is watched has shapes of its own, and is not worth compiling for
+    eager = torch.compiler.set_stance("force_eager") if config.compile else nullcontext()
+    with averaged_weights(run.model, run.average), compute_dtype(run), eager:
         if due[0]:
             losses = heldout_losses(run.model, run.vae, run.heldout, config, device)
             log_numbers(run, {f"heldout/sigma_{sigma:.2f}": loss for sigma, loss in losses.items()})

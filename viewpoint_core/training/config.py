@@ -65,6 +65,9 @@ class TrainingConfig:
     precision: str = setting("bf16", "bf16: autocast; fp32: none", "bf16", "fp32")
     vae_dtype: str = setting("fp32", "dtype of the VAE, which encodes the known view in every step", "fp32", "bf16")
     gradient_checkpointing: bool = setting(True, "recompute blocks in the backward pass instead of keeping them")
+    compile: bool = setting(
+        False, "compile each block before its first use: minutes once, then shorter steps; needs a compiler"
+    )
     sharding: str = setting(
         "none", "none: DDP where there are several processes; fsdp2: shard weights over them", "none", "fsdp2"
     )
@@ -174,6 +177,8 @@ def check_values(config: TrainingConfig) -> None:
         raise ValueError(f"ema is {config.ema}; expected a decay in [0, 1)")
     if config.optimizer in ("adamw8bit", "muon") and config.sharding == "fsdp2":
         raise ValueError(f"optimizer {config.optimizer} does not shard; with sharding fsdp2 take adamw")
+    if config.compile and config.sharding == "fsdp2":
+        raise ValueError("compile was not tried on sharded weights; with sharding fsdp2 leave it false")
     if config.base_dtype == "bf16" and config.precision != "bf16":
         raise ValueError("base_dtype bf16 needs precision bf16, which casts what meets the frozen weights")
     if config.lora and config.mode != "lora":

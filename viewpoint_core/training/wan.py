@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -92,6 +94,20 @@ def load_transformer(source: Path, *, dtype: torch.dtype = torch.float32) -> Wan
     model = empty_transformer(config)
     load_stored(model, stored, original_key, source, dtype)
     return model
+
+
+def compile_blocks(model: WanTransformer3DModel) -> None:
+    """Compile the blocks, each by itself: alike ones share what was compiled. Names and state stay as they are.
+
+    On a CPU, raises ValueError where there is no C++ compiler.
+    """
+    compilers = (os.environ.get("CXX"), "g++", "clang++", "cl")
+    if model.device.type == "cpu" and not any(name and shutil.which(name) for name in compilers):
+        raise ValueError(
+            "compile is true; on a CPU that needs a C++ compiler, and neither CXX, g++, clang++ nor cl is one"
+        )
+    for block in model.blocks:
+        block.compile()
 
 
 def stored_schedule(source: Path) -> str | None:
