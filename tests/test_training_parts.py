@@ -33,7 +33,7 @@ def parse(*flags: str) -> TrainingConfig:
     return read_config(parser.parse_args([*paths, *flags]))
 
 
-# Settings
+# Processes
 
 
 WAITING_THREAD = """
@@ -62,6 +62,9 @@ def test_processes_end_while_a_thread_of_their_group_waits_for_pythons_lock() ->
     command = [sys.executable, "-c", WAITING_THREAD]
     result = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stderr[-2000:]
+
+
+# Settings
 
 
 def test_a_flag_wins_over_the_file_and_the_file_over_the_preset(tmp_path: Path) -> None:
