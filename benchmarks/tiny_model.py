@@ -54,6 +54,7 @@ from viewpoint_core.training.layouts import VIEWPOINT, to_erp  # noqa: E402
 from viewpoint_core.training.loop import to_video  # noqa: E402
 from viewpoint_core.training.manifest import read_manifest, write_manifest  # noqa: E402
 from viewpoint_core.training.media import read_frames  # noqa: E402
+from viewpoint_core.training.precision import fast_autocast, fast_dtype, has_fast_bf16  # noqa: E402
 from viewpoint_core.training.synthetic import FPS, write_clips  # noqa: E402
 from viewpoint_core.training.vae_training import reconstruction_psnr  # noqa: E402
 from viewpoint_core.training.wan import prepare_transformer  # noqa: E402
@@ -62,7 +63,6 @@ from viewpoint_core.training.watch import sample_map  # noqa: E402
 
 DOCS = ROOT / "docs" / "tiny-model.md"
 BEGIN, END = "<!-- scores: written by benchmarks/tiny_model.py -->", "<!-- end of scores -->"
-DTYPE = torch.bfloat16
 STEPS, SHIFT = 12, 0.5
 COMPARED_STEPS, COMPARED_SHIFT = 6, 5.0  # of the comparison, which stays when the shipped model's sampling changes
 SCENES = 64
@@ -93,7 +93,8 @@ def scored_cache(folder: Path) -> Path:
     write_manifest([item for item in items if item.split == "heldout"], manifest)
     cache = folder / f"cache_scored_{measured_hash((VAE_FILE,), ())}"
     flags = ("--manifest", manifest, "--cache", cache, "--vae", VAE_FILE, "--no-text", "--map-size", MAP_SIZE)
-    call(encode.main, *flags, "--length", LENGTH, "--variants", 1, "--dtype", "bfloat16", "--device", "cpu")
+    dtype = "bfloat16" if has_fast_bf16("cpu") else "float32"
+    call(encode.main, *flags, "--length", LENGTH, "--variants", 1, "--dtype", dtype, "--device", "cpu")
     return cache
 
 
@@ -117,7 +118,7 @@ def generated(
     config = TrainingConfig(
         sample_steps=candidate.steps, sample_cfg=1.0, shift=candidate.shift, layout=candidate.layout
     )
-    with torch.autocast("cpu", DTYPE):
+    with fast_autocast("cpu"):
         video = sample_map(model, vae, clips[index], clips.empty_text(), config, torch.device("cpu"), index)
     return to_erp(video.transpose(0, 1), candidate.layout, width).clamp(0, 1)
 
@@ -125,7 +126,7 @@ def generated(
 def measure(candidate: Candidate, data: Path) -> dict[str, float]:
     """Mean scores of a model over the held-out scenes; steps along seams are pooled over them."""
     model = prepare_transformer(candidate.file, candidate.schedule).eval()
-    vae = load_vae(candidate.vae, dtype=DTYPE)
+    vae = load_vae(candidate.vae, dtype=fast_dtype("cpu"))
     clips = CachedClips(candidate.cache, split="heldout")
     scores, made_steps, true_steps = [], [], []
     for index in tqdm(heldout_scenes(clips, candidate.scenes), desc=candidate.name, unit="scene"):
@@ -141,7 +142,7 @@ def measure(candidate: Candidate, data: Path) -> dict[str, float]:
 
 def measure_vae(cache: Path, data: Path) -> dict[str, float]:
     """PSNR of held-out clips through the VAE, by where they come from; flow and face edges of the synthetic ones."""
-    vae = load_vae(VAE_FILE, dtype=DTYPE)
+    vae = load_vae(VAE_FILE, dtype=fast_dtype("cpu"))
     clips = CachedClips(cache, split="heldout")
     found: dict[str, list[float]] = {"synthetic": [], "CC0": [], FLOW: []}
     steps = []

@@ -20,7 +20,7 @@ if str(ROOT) not in sys.path:
 
 from viewpoint_core.conditioning import latent_shape  # noqa: E402
 from viewpoint_core.training.config import TrainingConfig  # noqa: E402
-from viewpoint_core.training.loop import Batch, batch_losses, draw, make_optimizer  # noqa: E402
+from viewpoint_core.training.loop import Batch, Grey, batch_losses, draw, make_optimizer  # noqa: E402
 from viewpoint_core.training.memory import GIB, ModelSize, step_memory  # noqa: E402
 from viewpoint_core.training.wan import HEAD_DIM, TEXT_TOKENS, set_perspective  # noqa: E402
 
@@ -50,12 +50,14 @@ def step_times(
 ) -> list[float]:
     """Seconds of each full step: forward, backward, clip, update."""
     config = TrainingConfig()
-    optimizer = make_optimizer(list(model.parameters()), config)
+    optimizer = make_optimizer(dict(model.named_parameters()), config)
     empty_text, seconds = torch.zeros(TEXT_TOKENS, TEXT_DIM), []
+    grey: Grey = {}
     for _ in range(steps):
         start = time.perf_counter()
         with torch.autocast(device.type, torch.bfloat16):
-            loss = batch_losses(model, vae, batch, draw(batch, config, 1), empty_text, device).mean()
+            draws = draw(batch, config, 1)
+            loss = batch_losses(model, vae, batch, draws, empty_text, config.layout, device, grey).mean()
             loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
         optimizer.step()

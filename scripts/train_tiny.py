@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,8 @@ from viewpoint_core import encode, export, train, train_vae  # noqa: E402
 from viewpoint_core.replacing import replace_bytes  # noqa: E402
 from viewpoint_core.training.manifest import Item, read_manifest, write_manifest  # noqa: E402
 from viewpoint_core.training.new_model import new_transformer, write_transformer  # noqa: E402
-from viewpoint_core.training.synthetic import FPS, write_clips  # noqa: E402
+from viewpoint_core.training.precision import has_fast_bf16  # noqa: E402
+from viewpoint_core.training.synthetic import FPS, one_thread_processes, write_clips  # noqa: E402
 from viewpoint_core.training.synthetic_turn import turn_panorama  # noqa: E402
 from viewpoint_core.training.video_file import write_video  # noqa: E402
 
@@ -47,11 +49,12 @@ SHRINK = 2  # a panorama is turned at twice the clip's width, then averaged
 class Budget:
     """How much is made, and how long is trained."""
 
-    videos: range = range(200)
+    videos: range = range(200)  # with the turned panoramas, what the VAE is trained on
     more: range = range(200, 440)
     stills: range = range(10_000, 10_400)
     turns: int = 6
     vae_width: int = 16
+    vae_optimizer: str = "adamw"
     vae_batch: int = 8
     vae_steps: int = 5000
     vae_still_steps: int = 700
@@ -62,6 +65,9 @@ class Budget:
     ffn: int = 1024
     batch: int = 4
     processes: int = 2
+    encoders: int = 1
+    loaders: int = 1
+    lr: float = 2e-3
     variants: int = 5
     steps: int = 6000
     ablation_heads: int = 2
@@ -75,23 +81,28 @@ class Budget:
 BUDGETS = {
     "cpu": Budget(),
     "gpu": Budget(
-        range(600),
-        range(600, 1000),
-        range(10_000, 12_000),
+        range(300),
+        range(300, 900),
+        range(10_000, 12_500),
         turns=12,
-        vae_batch=16,
-        vae_steps=12000,
-        vae_still_steps=3000,
-        vae_code_steps=6000,
-        vae_decoder_steps=3000,
-        batch=16,
+        vae_optimizer="muon",
+        vae_batch=48,
+        vae_steps=5000,
+        vae_still_steps=800,
+        vae_code_steps=1300,
+        vae_decoder_steps=1500,
+        batch=64,
         processes=1,
+        encoders=8,
+        loaders=12,
+        lr=3e-3,
+        variants=3,
         steps=8000,
         ablation_heads=3,
         ablation_layers=8,
         ablation_steps=2000,
         ablation_clips=600,
-        workers=8,
+        workers=12,
         device="cuda",
     ),
 }
@@ -127,14 +138,15 @@ def call(command: Callable[[list[str]], int], *flags: object, ok: Sequence[int] 
 
 
 def call_together(command: Callable[[list[str]], int], processes: int, *flags: object) -> None:
-    """Run one of the trainer's commands in several processes on this machine's CPU, each with its part of the cores:
-    for a small model that is half again as fast as one process with as many threads."""
+    """Run one of the trainer's commands in several processes, each with its part of the cores. On a CPU that is half
+    again as fast for a small model as one process with as many threads; on a GPU it keeps more kernels coming."""
     if processes == 1:
         call(command, *flags)
         return
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     threads = max(1, (os.cpu_count() or 1) // processes)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads), "ACCELERATE_USE_CPU": "true"}
+    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": str(threads), "ACCELERATE_USE_CPU": "true"}
     with subprocess.Popen([*launcher, "-m", command.__module__, *map(str, flags)], env=environment) as process:
         before = signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
         try:
@@ -150,19 +162,25 @@ def shrunk(frames: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.avg_pool2d(frames, SHRINK)
 
 
-def write_turns(folder: Path, frames: int, clips: int) -> Path:
+def write_turn(source: Path, file: Path, frames: int, seed: int) -> None:
+    """A clip turned out of a panorama."""
+    write_video(shrunk(turn_panorama(read_image(source), frames, seed, FPS)), file, FPS)
+
+
+def write_turns(folder: Path, frames: int, clips: int, workers: int = 1) -> Path:
     """Clips turned out of the CC0 panoramas, and their manifest."""
     folder.mkdir(parents=True, exist_ok=True)
-    items = []
+    items, todo = [], []
     for number, source in enumerate(sorted(PANORAMAS.glob("*.jpg"))):
         split = "heldout" if source.stem in HELDOUT_PANORAMAS else "train"
-        erp = read_image(source)
         for clip in range(clips):
             file = folder / f"{source.stem}_{clip}_{ERP_WIDTH}x{frames}.mp4"
-            if not file.exists():
-                write_video(shrunk(turn_panorama(erp, frames, 100 * number + clip, FPS)), file, FPS)
+            todo += [] if file.exists() else [(source, file, frames, 100 * number + clip)]
             size = (ERP_WIDTH, ERP_WIDTH // 2)
             items.append(Item(file, 0, frames, FPS, *size, f"a panorama of the {source.stem}", "CC0", split))
+    if todo:
+        with one_thread_processes(workers) as pool:
+            list(pool.map(write_turn, *zip(*todo, strict=True)))
     write_manifest(items, folder / "manifest.jsonl")
     return folder / "manifest.jsonl"
 
@@ -181,15 +199,22 @@ def compared_items(items: Sequence[Item], budget: Budget) -> list[Item]:
 
 
 def make_data(folder: Path, budget: Budget) -> None:
-    """Render the worlds, turn the panoramas, and write the manifests."""
+    """Render the worlds that the VAE is trained on, turn the panoramas, and write their manifest."""
     data, workers = folder / "data", budget.workers
-    turns = write_turns(data / "turns", LENGTH, budget.turns)
-    videos = write_clips(data / "videos", budget.videos, ERP_WIDTH, LENGTH, heldout=HELDOUT_SEEDS, workers=workers)
-    more = write_clips(data / "more", budget.more, ERP_WIDTH, LENGTH, workers=workers)
-    merge([videos, turns, more], data / "vae.jsonl")
+    with ThreadPoolExecutor(1) as pool:
+        turns = pool.submit(write_turns, data / "turns", LENGTH, budget.turns, workers)
+        videos = write_clips(data / "videos", budget.videos, ERP_WIDTH, LENGTH, workers=workers)
+        merge([videos, turns.result()], data / "vae.jsonl")
+
+
+def make_more_data(folder: Path, budget: Budget) -> None:
+    """Render the other worlds, and write the manifests of all."""
+    data, workers = folder / "data", budget.workers
     stills = write_clips(data / "stills", budget.stills, ERP_WIDTH, 1, workers=workers)
-    merge([videos, turns, more, stills], data / "short.jsonl")
-    write_manifest(compared_items(read_manifest(data / "vae.jsonl"), budget), data / "ablation.jsonl")
+    more = write_clips(data / "more", budget.more, ERP_WIDTH, LENGTH, heldout=HELDOUT_SEEDS, workers=workers)
+    clips = merge([data / "vae.jsonl", more], data / "clips.jsonl")
+    merge([clips, stills], data / "short.jsonl")
+    write_manifest(compared_items(read_manifest(clips), budget), data / "ablation.jsonl")
 
 
 def train_the_vae(folder: Path, budget: Budget) -> None:
@@ -198,8 +223,29 @@ def train_the_vae(folder: Path, budget: Budget) -> None:
     size = ("--width", budget.vae_width, "--dtype", "float16", "--batch-size", budget.vae_batch)
     steps = ("--steps", budget.vae_steps, "--still-steps", budget.vae_still_steps)
     steps += ("--code-steps", budget.vae_code_steps, "--decoder-steps", budget.vae_decoder_steps)
+    steps += ("--optimizer", budget.vae_optimizer)
     if not (folder / "vae" / "vae.safetensors").is_file():
         call(train_vae.main, *data, *size, *steps, "--device", budget.device, "--output", folder / "vae")
+
+
+def train_the_vae_and_render(folder: Path, budget: Budget) -> None:
+    """The VAE, and the data that comes after it; where a GPU trains the VAE, the CPU renders at the same time."""
+    with ThreadPoolExecutor(1) as pool:
+        more = pool.submit(make_more_data, folder, budget)
+        if budget.device == "cpu":
+            more.result()
+        train_the_vae(folder, budget)
+        more.result()
+
+
+def encode_all(folder: Path, manifest: str, cache: Path, vae: Path, budget: Budget, **options: object) -> None:
+    """Encode a manifest's clips, and the view straight ahead of each."""
+    flags = ("--manifest", folder / "data" / manifest, "--cache", cache, "--vae", vae, "--no-text", "--known", "F")
+    dtype = "bfloat16" if has_fast_bf16(budget.device) else "float32"
+    flags += ("--map-size", MAP_SIZE, "--length", LENGTH, "--dtype", dtype, "--device", budget.device)
+    for name, value in options.items():
+        flags += (f"--{name}", value)
+    call_together(encode.main, budget.encoders, *flags)
 
 
 def train_the_model(folder: Path, budget: Budget) -> None:
@@ -208,11 +254,11 @@ def train_the_model(folder: Path, budget: Budget) -> None:
     if not start.is_file():
         write_transformer(new_transformer(budget.heads, budget.layers, budget.ffn, seed=0), start)
     cache, vae = folder / "cache_short", folder / "vae" / "vae.safetensors"
-    flags = ("--manifest", folder / "data" / "short.jsonl", "--cache", cache, "--vae", vae, "--no-text")
-    flags += ("--map-size", MAP_SIZE, "--length", LENGTH, "--variants", budget.variants, "--dtype", "bfloat16")
-    call(encode.main, *flags, "--device", budget.device)
+    encode_all(folder, "short.jsonl", cache, vae, budget, variants=budget.variants)
     flags = ("--preset", PRESET, "--vae", vae, "--model", start, "--cache", cache, "--output", folder / "short")
-    call_together(train.main, budget.processes, *flags, "--steps", budget.steps, "--batch-size", budget.batch)
+    flags += ("--steps", budget.steps, "--batch-size", budget.batch, "--lr", budget.lr)
+    flags += ("--workers", budget.loaders)
+    call_together(train.main, budget.processes, *flags)
 
 
 def export_all(folder: Path, budget: Budget) -> None:
@@ -243,9 +289,7 @@ def train_ablation(folder: Path, budget: Budget) -> None:
         write_transformer(new_transformer(budget.ablation_heads, budget.ablation_layers, budget.ffn, seed=0), start)
     for run in ABLATION:
         cache, output = folder / f"cache_{run.layout}", run_folder(folder, run)
-        flags = ("--manifest", folder / "data" / "ablation.jsonl", "--cache", cache, "--vae", vae, "--no-text")
-        flags += ("--map-size", MAP_SIZE, "--length", LENGTH, "--variants", 1, "--dtype", "bfloat16")
-        call(encode.main, *flags, "--device", budget.device, "--layout", run.layout)
+        encode_all(folder, "ablation.jsonl", cache, vae, budget, variants=1, layout=run.layout)
         flags = ("--preset", PRESET, "--vae", vae, "--model", start, "--cache", cache, "--output", output)
         flags += ("--schedule", run.schedule, "--layout", run.layout, "--steps", budget.ablation_steps)
         call(train.main, *flags, "--batch-size", budget.batch)
@@ -254,7 +298,7 @@ def train_ablation(folder: Path, budget: Budget) -> None:
 
 STEPS = {
     "data": make_data,
-    "vae": train_the_vae,
+    "vae": train_the_vae_and_render,
     "train": train_the_model,
     "export": export_all,
     "ablation": train_ablation,

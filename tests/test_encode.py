@@ -23,6 +23,7 @@ from viewpoint_core.encode import main, parse_shard
 from viewpoint_core.training.cache import CachedClips, read_map, text_key
 from viewpoint_core.training.clips import Sampling, load_map, map_to_video, plan_clips
 from viewpoint_core.training.fingerprint import check_fingerprint, read_fingerprint, vae_fingerprint
+from viewpoint_core.training.known_view import View, known_video, view_mask
 from viewpoint_core.training.manifest import Item, read_manifest, write_manifest
 from viewpoint_core.training.text import encode_text, load_text_encoder, text_fingerprint
 from viewpoint_core.training.wan_vae import encode_video, load_vae
@@ -142,6 +143,34 @@ def test_the_latent_is_the_vaes_of_the_map_that_is_stored(made: tuple[Studio, Pa
     for index in range(len(clips)):
         item = clips.item(index)
         assert torch.equal(item["latent"], encode_video(vae, map_to_video(item["map"])[None])[0])
+
+
+def test_a_faces_known_latent_is_the_vaes_of_the_map_where_only_its_view_is_known(
+    made: tuple[Studio, Path], tmp_path: Path
+) -> None:
+    studio, _ = made
+    assert encode(studio, tmp_path / "cache", known="RF") == 0
+    vae, clips = load_vae(studio.vae), CachedClips(tmp_path / "cache")
+    shown = CachedClips(tmp_path / "cache", known="R")
+    for index in range(len(clips)):
+        video = map_to_video(clips.item(index)["map"])[None]
+        expected = encode_video(vae, known_video(video, view_mask(View(90), SIZE)[None]))[0]
+        item = shown.item(index)
+        assert item["known"].keys() == {"R"}
+        torch.testing.assert_close(item["known"]["R"], expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(item["latent"], encode_video(vae, video)[0], rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match=r"known views of FR; expected those of FB"):
+        CachedClips(tmp_path / "cache", known="FB")
+
+
+def test_a_cache_does_not_mix_clips_with_and_without_known_views(
+    made: tuple[Studio, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert encode(*made, known="F") == 2
+    assert "made with another known" in capsys.readouterr().err
+    for faces in ("FX", "FF"):
+        assert encode(*made, known=faces) == 2
+        assert f"--known is '{faces}'" in capsys.readouterr().err
 
 
 def test_the_stored_map_is_the_clips_own_pixel_for_pixel(made: tuple[Studio, Path]) -> None:

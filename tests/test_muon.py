@@ -10,7 +10,15 @@ from torch import nn
 
 from viewpoint_core.train import distribute_all
 from viewpoint_core.training.config import TrainingConfig
-from viewpoint_core.training.muon import ADAMW_LENGTH, MOMENTUM, Muon, is_block_matrix, orthogonalised
+from viewpoint_core.training.muon import (
+    ADAMW_LENGTH,
+    MOMENTUM,
+    Muon,
+    is_block_matrix,
+    is_inner_kernel,
+    orthogonalised,
+)
+from viewpoint_core.training.new_vae import new_vae
 
 
 class Net(nn.Module):
@@ -49,6 +57,27 @@ def test_singular_values_come_near_1_and_directions_stay(shape: tuple[int, int])
     assert values.max() < 1.3
     off = made - (u * values) @ v
     assert off.norm() < 0.05 * made.norm()
+
+
+def test_several_matrices_come_out_as_each_alone() -> None:
+    matrices = torch.randn(3, 40, 24, generator=torch.Generator().manual_seed(0))
+    for whole, alone in zip(orthogonalised(matrices), map(orthogonalised, matrices), strict=True):
+        assert float((whole - alone).norm() / alone.norm()) < 0.03  # bfloat16's rounding, where it is used
+
+
+def test_a_kernel_moves_as_the_matrix_of_its_output_channels() -> None:
+    """And a VAE's first and last kernels, norms and biases are left to AdamW."""
+    torch.manual_seed(0)
+    kernel = nn.Parameter(torch.randn(8, 6, 1, 3, 3))
+    matrix = nn.Parameter(kernel.detach().flatten(1).clone())
+    kernel.grad = torch.randn_like(kernel)
+    matrix.grad = kernel.grad.flatten(1).clone()
+    for name, weight, takes in (("a", kernel, is_inner_kernel), ("blocks.a", matrix, is_block_matrix)):
+        Muon([(name, weight)], takes=takes, lr=0.1).step()
+    torch.testing.assert_close(kernel.flatten(1), matrix)
+    names = {name for name, weight in new_vae(8, 0).named_parameters() if is_inner_kernel(name, weight)}
+    assert "decoder.up_blocks.0.resnets.0.conv1.weight" in names
+    assert not [name for name in names if "conv_in" in name or "conv_out" in name or "norm" in name or "bias" in name]
 
 
 def test_a_matrix_moves_by_adamws_length_whatever_its_gradients_size() -> None:

@@ -24,6 +24,7 @@ from viewpoint_core.training import watch
 from viewpoint_core.training.config import TrainingConfig
 from viewpoint_core.training.layouts import VIEWPOINT, to_erp
 from viewpoint_core.training.loop import to_video
+from viewpoint_core.training.precision import fast_autocast
 from viewpoint_core.training.synthetic import draw_scene, render_erp
 from viewpoint_core.training.wan import prepare_transformer
 from viewpoint_core.training.wan_vae import encode_video, load_vae
@@ -132,7 +133,7 @@ def made_by_the_trainers_sampling(true: torch.Tensor, seed: int) -> torch.Tensor
     latent = encode_video(vae, to_video(pixels[None], torch.device("cpu")))[0]
     item = {"map": pixels, "map_size": MAP_SIZE, "latent": latent, "text": torch.zeros(512, 4096)}
     config = TrainingConfig(sample_steps=STEPS, sample_cfg=1.0, shift=SHIFT)
-    with torch.autocast("cpu", torch.bfloat16):
+    with fast_autocast("cpu"):
         video = sample_map(model, vae, item, item["text"], config, torch.device("cpu"), seed)
     return to_erp(video.transpose(0, 1), VIEWPOINT, WIDTH).clamp(0, 1)
 

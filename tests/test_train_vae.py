@@ -100,7 +100,7 @@ def test_every_weight_learns_from_videos() -> None:
     vae = new_vae(8, 0)
     for _ in range(2):  # behind a branch that ends in zeros nothing moves in the first step
         video = draw_crops(clips(), known_masks(64, 0), batch=2, size=32, length=5, seed=0, step=0)
-        vae_loss(vae, video, generator_for("noise"))[0].backward()
+        vae_loss(vae, video, torch.randn(2, 16, 2, 4, 4, generator=generator_for("noise")))[0].backward()
         with torch.no_grad():
             for weight in vae.parameters():
                 weight -= 0.1 * weight.grad
@@ -171,7 +171,7 @@ def test_told_the_code_encoder_and_decoder_each_come_to_it() -> None:
     optimizer = torch.optim.AdamW(vae.parameters(), lr=3e-3)
     errors = []
     for step in range(40):
-        loss, error = code_loss(vae, video, code, generator_for("noise", step))
+        loss, error = code_loss(vae, video, torch.randn(code.shape, generator=generator_for("noise", step)), code)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -194,7 +194,9 @@ def test_a_blur_has_less_contrast_and_a_moved_picture_as_much() -> None:
 
 def test_every_number_of_a_budgets_vae_reaches_the_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [field.name for field in fields(train_tiny.Budget) if field.name.startswith("vae_")]
-    budget = train_tiny.Budget(**{name: 1000 + number for number, name in enumerate(names)} | {"vae_steps": 5000})
+    budget = train_tiny.Budget(
+        **{name: 1000 + number for number, name in enumerate(names)} | {"vae_steps": 5000, "vae_optimizer": "muon"}
+    )
     given: list[object] = []
     monkeypatch.setattr(train_tiny, "call", lambda command, *flags: given.extend(flags))
     train_tiny.train_the_vae(tmp_path, budget)

@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 
 from scripts.train_tiny import StepError, call_together
 from tests import training_runs
-from tests.training_runs import MAP, REPO, environment, flags_of, losses, run, start, write_cache
+from tests.training_runs import MAP, REPO, encode_cache, environment, flags_of, losses, run, start, write_cache
 from viewpoint_core.train import main
+from viewpoint_core.training.cache import CachedClips
 from viewpoint_core.training.new_model import new_transformer
 from viewpoint_core.training.state import OPTIMIZER, checkpoints, gather_tensors, gather_weights, newest_checkpoint
 from viewpoint_core.training.wan import compile_blocks
@@ -39,6 +40,11 @@ def whole(paths: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> P
     output = tmp_path_factory.mktemp("whole") / "run"
     run(flags_of(paths, output, steps=8, ema=0.9, accumulation=2))
     return output
+
+
+def sources_of(paths: dict[str, Path]) -> dict[str, Path]:
+    """What the module's cache was made of."""
+    return {"vae": paths["vae"], "manifest": paths["cache"].parent / "manifest.jsonl"}
 
 
 def assert_same_weights(one: Path, other: Path, **average: bool) -> None:
@@ -135,14 +141,28 @@ train.main(sys.argv[1:])
     assert "RuntimeError: out of memory" in said
 
 
-def test_known_views_that_are_kept_change_no_loss(paths: dict[str, Path], tmp_path: Path) -> None:
-    """Kept, dropped at once, and all samples encoded together."""
-    found = {}
-    for memory in (100, 1e-6, 0):
-        run(flags_of(paths, tmp_path / str(memory), steps=8, batch_size=2, faces="F", known_memory=memory))
-        found[memory] = list(losses(tmp_path / str(memory)).values())
-    assert found[100] == found[1e-6]
-    assert found[100] == pytest.approx(found[0], rel=1e-5)
+def test_known_views_from_the_cache_train_as_those_encoded_in_the_step(paths: dict[str, Path], tmp_path: Path) -> None:
+    """Views of four faces, and some samples of which nothing is known; clips and images."""
+    ready = encode_cache(sources_of(paths), tmp_path / "cache", known="LFRB")
+    settings = {"steps": 8, "batch_size": 2, "condition_dropout": 0.3}
+    run(flags_of(paths, tmp_path / "encoded", **settings))
+    run(flags_of(paths | {"cache": ready}, tmp_path / "cached", **settings))
+    found = losses(tmp_path / "cached")
+    assert len(found) == 8
+    for step, loss in losses(tmp_path / "encoded").items():
+        assert found[step] == pytest.approx(loss, rel=1e-5)
+
+
+def test_with_cached_known_views_no_map_is_read(paths: dict[str, Path], tmp_path: Path) -> None:
+    ready = encode_cache(sources_of(paths), tmp_path / "cache", known="FR")
+    train = [row["key"] for row in CachedClips(ready).rows]
+    for key in train:
+        (ready / "clips" / f"{key}.mkv").write_bytes(b"")
+    settings = {"steps": 2, "heldout_every": 0, "sample_every": 0}
+    run(flags_of(paths | {"cache": ready}, tmp_path / "two", faces="FR", **settings))
+    assert len(losses(tmp_path / "two")) == 2
+    with pytest.raises(AssertionError, match="damaged or missing"):
+        run(flags_of(paths | {"cache": ready}, tmp_path / "four", faces="FRBL", **settings))
 
 
 def test_two_processes_train_as_one_does_with_the_joint_batch(paths: dict[str, Path], tmp_path: Path) -> None:

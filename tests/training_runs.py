@@ -15,7 +15,7 @@ from PIL import Image
 from scripts.tiny_models import write_models
 from viewpoint_core.encode import main as encode
 from viewpoint_core.training.cache import write_text
-from viewpoint_core.training.manifest import Item, write_manifest
+from viewpoint_core.training.manifest import Item, read_manifest, write_manifest
 
 REPO = Path(__file__).parents[1]
 ERP = REPO / "workflows" / "assets" / "sample_erp.png"
@@ -56,16 +56,21 @@ def write_cache(folder: Path, *, clips: int = 3) -> dict[str, Path]:
     paths = {
         "model": next((folder / "models" / "diffusion_models").glob("*t2v*.safetensors")),
         "vae": next((folder / "models" / "vae").glob("*.safetensors")),
-        "cache": folder / "cache",
+        "manifest": folder / "manifest.jsonl",
     }
-    flags = {"manifest": folder / "manifest.jsonl", "cache": paths["cache"], "vae": paths["vae"], "map-size": MAP}
-    flags |= {"length": LENGTH, "fps": 16, "variants": 1}
-    code = encode([part for name, value in flags.items() for part in (f"--{name}", str(value))])
-    assert code == 0
-    for number, caption in enumerate(sorted({"", *(item.caption for item in items)})):
+    cache = encode_cache(paths, folder / "cache")
+    return {"model": paths["model"], "vae": paths["vae"], "cache": cache}
+
+
+def encode_cache(paths: dict[str, Path], folder: Path, **settings: Any) -> Path:
+    """A finished cache of a manifest, with made-up texts."""
+    flags = {"manifest": paths["manifest"], "cache": folder, "vae": paths["vae"], "map-size": MAP}
+    flags |= {"length": LENGTH, "fps": 16, "variants": 1, **settings}
+    assert encode([part for name, value in flags.items() for part in (f"--{name}", str(value))]) == 0
+    for number, caption in enumerate(sorted({"", *(item.caption for item in read_manifest(paths["manifest"]))})):
         generator = torch.Generator().manual_seed(number)
-        write_text(paths["cache"], caption, 0.1 * torch.randn(4 + number, TEXT_DIM, generator=generator), "")
-    return paths
+        write_text(folder, caption, 0.1 * torch.randn(4 + number, TEXT_DIM, generator=generator), "")
+    return folder
 
 
 def flags_of(paths: dict[str, Path], output: Path, **settings: Any) -> list[str]:

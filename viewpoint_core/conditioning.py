@@ -22,6 +22,11 @@ def latent_frames(length: int) -> int:
     return (length - 1) // TEMPORAL_COMPRESSION + 1
 
 
+def video_frames(latent_frames: int) -> int:
+    """Frames of the video that so many latent frames stand for."""
+    return TEMPORAL_COMPRESSION * (latent_frames - 1) + 1
+
+
 def latent_shape(map_size: int, length: int, channels: int = 16, batch: int = 1) -> tuple[int, int, int, int, int]:
     """Shape (batch, channels, frames, height, width) of a map video's latent."""
     side = map_size // SPATIAL_COMPRESSION

@@ -18,6 +18,7 @@ from .training.cache import (
     MapFile,
     is_finished,
     is_text_finished,
+    known_name,
     make_folders,
     pack_map,
     write_clip,
@@ -27,11 +28,13 @@ from .training.cache import (
 )
 from .training.clips import ClipSpec, Sampling, item_name, load_map, map_to_video, plan_clips, projection_of
 from .training.fingerprint import Fingerprint, claim_cache, vae_fingerprint
+from .training.known_view import View, known_video, view_mask
 from .training.layouts import LAYOUTS, VIEWPOINT
 from .training.manifest import Problem, read_manifest
 from .training.text import TEXT_TOKENS, encode_text, load_text_encoder, text_fingerprint
 from .training.wan_vae import encode_video, load_vae
 from .viewpoint_map import check_map_size
+from .views import FACE_YAW_PITCH
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 NO_TEXT = "none"
@@ -117,12 +120,16 @@ def unfinished(options: argparse.Namespace, specs: Sequence[ClipSpec], fingerpri
     return todo
 
 
-def encode_clip(vae: AutoencoderKLWan, packed: MapFile) -> torch.Tensor:
-    """The latent (C, t, h, w) of a clip's map. Raises ValueError where it is not finite."""
+def encode_clip(vae: AutoencoderKLWan, packed: MapFile, masks: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The latent (C, t, h, w) of a clip's map, and that of each face's known view, by their names in the cache.
+
+    masks: of these faces' views. Raises ValueError where a latent is not finite.
+    """
     video = map_to_video(packed.pixels.to(vae.device))
-    latent = encode_video(vae, video[None])[0]
-    check_finite(latent, "latent")
-    return latent
+    known = [known_video(video[None], mask[None])[0] for mask in masks.values()]
+    latents = encode_video(vae, torch.stack([video, *known]))
+    check_finite(latents, "latent")
+    return dict(zip(["latent", *map(known_name, masks)], latents, strict=True))
 
 
 def encode_clips(options: argparse.Namespace, specs: Sequence[ClipSpec], fingerprint: Fingerprint) -> list[Problem]:
@@ -131,6 +138,9 @@ def encode_clips(options: argparse.Namespace, specs: Sequence[ClipSpec], fingerp
     if not todo:
         return []
     vae = load_vae(options.vae, dtype=DTYPES[options.dtype]).to(options.device)
+
+    views = {face: View(*FACE_YAW_PITCH[face]) for face in options.known}
+    masks = {face: view_mask(view, options.map_size, options.layout).to(vae.device) for face, view in views.items()}
 
     def draw(spec: ClipSpec) -> MapFile:
         return pack_map(spec, load_map(spec, options.map_size, options.device, options.layout), fingerprint)
@@ -142,14 +152,14 @@ def encode_clips(options: argparse.Namespace, specs: Sequence[ClipSpec], fingerp
             for spec, drawn in ahead(pool, draw, todo, options.workers):
                 try:
                     packed = drawn.result()
-                    latent = encode_clip(vae, packed)
+                    latents = encode_clip(vae, packed, masks)
                 except (ValueError, OSError) as error:
                     problem = Problem(item_name(spec.item), str(error).removeprefix(f"{spec.item.path}: "))
                     problems[spec.key] = problem
                     write_problem(options.cache, spec.key, problem.reason)
                     progress.write(f"encode: {problem.name}: {problem.reason}", file=sys.stderr)
                 else:
-                    write_clip(options.cache, spec.key, packed, latent)
+                    write_clip(options.cache, spec.key, packed, latents)
                 progress.set_postfix(broken=len(problems), refresh=False)
                 progress.update()
     finally:
@@ -177,6 +187,13 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         default=VIEWPOINT,
         help="picture of the panorama; erp, cubemap: to compare",
     )
+    add(
+        "--known",
+        default="",
+        metavar="FACES",
+        help="encode the known views of these faces too, of FRBLUD; training with views: paper then needs no VAE in "
+        "its steps, and reads no map",
+    )
     add("--map-size", type=int, default=736, help="side of the ViewPoint map in pixels, a multiple of 32 [736]")
     add("--length", type=int, default=49, help="frames of a clip, 4k + 1; an image has one [49]")
     add("--fps", type=float, default=16.0, help="frames a second [16]")
@@ -198,6 +215,8 @@ def check_options(options: argparse.Namespace) -> None:
     check_length(options.length)
     if options.no_text and options.text_encoder:
         raise ValueError("--no-text and --text-encoder exclude each other")
+    if set(options.known) - set(FACE_YAW_PITCH) or len(set(options.known)) < len(options.known):
+        raise ValueError(f"--known is {options.known!r}; expected some of {''.join(FACE_YAW_PITCH)}, each once")
     if not 0 < options.fps < 1000 or options.variants < 1 or options.workers < 1 or options.clips < 0:
         raise ValueError("expected --fps above 0, --variants and --workers from 1, --clips from 0")
 
@@ -215,6 +234,7 @@ def fingerprint_of(options: argparse.Namespace) -> Fingerprint:
         fps=options.fps,
         dtype=options.dtype,
         seed=options.seed,
+        known="".join(sorted(options.known)),
     )
 
 

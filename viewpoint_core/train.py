@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,21 +25,22 @@ from tqdm import tqdm
 
 from .checkpoint import METADATA_BLOCKS
 from .replacing import replace_text
-from .training.cache import PLAN, CachedClips
+from .training.cache import PLAN, CachedClips, has_known
 from .training.clips import projection_of
 from .training.config import PRESETS, TrainingConfig, add_flags, check_keys, read_config
 from .training.dry_run import estimate
 from .training.ema import averaged_weights, start_ema, trained_parameters, update_ema
 from .training.fingerprint import check_fingerprint, vae_fingerprint
-from .training.kept_tensors import KeptTensors
+from .training.known_view import PAPER
 from .training.loop import (
     BadLossError,
     Batch,
+    Draws,
+    Grey,
     batch_losses,
     batches,
     check_gradient,
     check_loss,
-    draw,
     joint_mean,
     make_optimizer,
 )
@@ -54,6 +55,7 @@ from .training.parallel import (
     write_deepspeed,
 )
 from .training.plan import derive_seed, lr_at
+from .training.precision import has_fast_bf16
 from .training.state import (
     MODEL,
     check_facts,
@@ -91,7 +93,7 @@ class Run:
     samples: int = 0
     stop: bool = False
     log: Any = None
-    known: KeptTensors | None = None
+    grey: Grey = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
 
     @property
@@ -131,10 +133,15 @@ def prepare_model(config: TrainingConfig) -> nn.Module:
 def start_run(config: TrainingConfig) -> Run:
     """Load everything, distribute it, and go on from the newest checkpoint if there is one."""
     accelerator = Accelerator(mixed_precision="bf16" if config.precision == "bf16" else "no")
+    if not computes_in_bf16(config, accelerator.device):
+        config = replace(config, vae_dtype="fp32")
+        if config.precision == "bf16":
+            accelerator.print("This CPU has no fast bfloat16: steps are computed in float32")
     set_seed(config.seed)
     asked = {"vae": vae_fingerprint(Path(config.vae)), "projection": projection_of(config.layout)}
-    check_fingerprint(Path(config.cache), **asked)
-    train, heldout = (CachedClips(Path(config.cache), split=split) for split in ("train", "heldout"))
+    cached = check_fingerprint(Path(config.cache), **asked)
+    known = config.faces if config.views == PAPER and has_known(cached, config.faces) else ""
+    train, heldout = CachedClips(Path(config.cache), known=known), CachedClips(Path(config.cache), "heldout")
     empty_text = train.empty_text()
     model = prepare_model(config)
     facts = model_facts(model, config)
@@ -143,7 +150,6 @@ def start_run(config: TrainingConfig) -> Run:
     average = start_ema(model) if config.ema else None
     position = data_facts(config, accelerator)
     run = Run(config, accelerator, model, vae, optimizer, average, train, heldout, empty_text, facts, position)
-    run.known = KeptTensors(config.known_memory) if config.known_memory else None
     resume(run)
     if not len(heldout) and (config.heldout_every or config.sample_every):
         accelerator.print(f"{config.cache} holds no held-out clips: no held-out losses and no samples")
@@ -201,29 +207,35 @@ def save(run: Run) -> Path:
 def compute_dtype(run: Run) -> torch.autocast:
     """Autocast to bf16, where asked for; accelerate's own leaves DeepSpeed out. Sharded weights are not kept as copies:
     they would add up to a whole model."""
-    kind, bf16 = run.accelerator.device.type, run.config.precision == "bf16"
-    return torch.autocast(kind, torch.bfloat16, enabled=bf16, cache_enabled=run.config.sharding == "none")
+    device, config = run.accelerator.device, run.config
+    bf16, cached = computes_in_bf16(config, device), config.sharding == "none"
+    return torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=cached)
 
 
-def train_step(run: Run, parts: list[Batch]) -> float:
+def computes_in_bf16(config: TrainingConfig, device: torch.device) -> bool:
+    """Whether steps are computed in bf16: where asked for and fast, and where frozen weights come in bf16."""
+    return config.precision == "bf16" and (has_fast_bf16(device) or config.base_dtype == "bf16")
+
+
+def train_step(run: Run, parts: list[tuple[Batch, Draws]]) -> float:
     """One optimiser step over the accumulated batches; the joint loss."""
     config, accelerator = run.config, run.accelerator
     torch.manual_seed(derive_seed(config.seed, "step", run.step, accelerator.process_index))
     total = torch.zeros((), device=accelerator.device)
     for group in run.optimizer.param_groups:
         group["lr"] = lr_at(run.step, lr=config.lr, warmup=config.warmup, steps=config.steps, decay=config.decay)
-    for number, batch in enumerate(parts):
+    places = run.empty_text, config.layout, accelerator.device, run.grey
+    for number, (batch, draws) in enumerate(parts):
         last = number == len(parts) - 1
         with gradients_shared(run.model, last), compute_dtype(run):
-            draws = draw(batch, config, accelerator.num_processes)
-            loss = batch_losses(run.model, run.vae, batch, draws, run.empty_text, accelerator.device, run.known).mean()
+            loss = batch_losses(run.model, run.vae, batch, draws, *places).mean()
             joint = joint_mean(loss, accelerator)
             check_loss(joint, batch, run.step)
             backward(run, loss, len(parts))
         total += joint / len(parts)
     if not uses_deepspeed(accelerator):
         norm = clip_grad_norm_(list(trained_parameters(run.model).values()), config.clip or math.inf)
-        check_gradient(norm, parts, run.step)
+        check_gradient(norm, [batch for batch, _ in parts], run.step)
         run.optimizer.step()
         run.optimizer.zero_grad(set_to_none=True)
     run.step += 1
@@ -299,7 +311,7 @@ def train(run: Run) -> None:
         train_from(run, stream, bar)
 
 
-def train_from(run: Run, stream: Iterator[Batch], bar: tqdm) -> None:
+def train_from(run: Run, stream: Iterator[tuple[Batch, Draws]], bar: tqdm) -> None:
     """Train on batches that come."""
     config, saved = run.config, run.step
     while run.step < config.steps and not wants_to_stop(run):

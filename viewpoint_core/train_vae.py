@@ -2,7 +2,9 @@
 
 import argparse
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,13 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
-from .conditioning import check_length
+from .conditioning import check_length, latent_shape
+from .training.muon import Muon, is_inner_kernel
 from .training.new_vae import MIN_WIDTH, new_vae
 from .training.patch_codes import PatchCodes, fit_codes, read_codes, write_codes
 from .training.plan import generator_for, lr_at
+from .training.precision import fast_autocast
+from .training.replay import Replay
 from .training.state import check_facts, collect_tensors, load_state, newest_checkpoint, save_state, write_tensors
 from .training.vae_training import (
     code_loss,
@@ -54,6 +59,9 @@ class VaeRun:
     masks: Tensor
     codes: PatchCodes
     step: int = 0
+    pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
+    ahead: tuple[int, Future[Tensor]] | None = None
+    replays: dict[Any, Replay] = field(default_factory=dict)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -78,6 +86,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--still-steps", type=int, default=1300, help="so many of them first, on single frames [1300]")
     add("--code-steps", type=int, default=1000, help="so many of them first, told the principal components [1000]")
     add("--decoder-steps", type=int, default=0, help="so many of them last, the decoder alone, sharper [0]")
+    add("--optimizer", choices=("adamw", "muon"), default="adamw", help="muon: for kernels, adamw for the rest [adamw]")
     add("--lr", type=float, default=3e-3, help="learning rate, which falls to 0 as a cosine [0.003]")
     add("--seed", type=int, default=0, help="every random number follows from it and from the step [0]")
     add("--dtype", choices=DTYPES, default="float32", help="in which the weights are written [float32]")
@@ -105,19 +114,29 @@ def check_options(options: argparse.Namespace) -> None:
 
 def facts_of(options: argparse.Namespace) -> dict[str, Any]:
     """What a checkpoint must agree with before a run goes on from it."""
-    return {name: getattr(options, name) for name in ("width", "map_size", "length", "seed", "crop", "crop_length")}
+    names = ("width", "map_size", "length", "seed", "crop", "crop_length", "optimizer")
+    return {name: getattr(options, name) for name in names}
 
 
-def read_all(options: argparse.Namespace, split: str) -> list[Tensor]:
-    """The clips of all manifests."""
-    found = [read_clips(file, split, options.map_size, options.length, options.fps) for file in options.manifest]
+def read_all(options: argparse.Namespace, split: str, most: int = 0) -> list[Tensor]:
+    """The clips of all manifests; of each so many at most, or all."""
+    shape = options.map_size, options.length, options.fps
+    found = [read_clips(file, split, *shape, options.device, most) for file in options.manifest]
     return [clip for clips in found for clip in clips]
+
+
+def make_optimizer(vae: AutoencoderKLWan, options: argparse.Namespace) -> torch.optim.Optimizer:
+    """AdamW, or Muon for the inner kernels and AdamW for the rest."""
+    settings = {"lr": options.lr, "betas": (0.9, 0.98), "weight_decay": 0.0}
+    if options.optimizer == "muon":
+        return Muon(vae.named_parameters(), takes=is_inner_kernel, **settings)
+    return torch.optim.AdamW(vae.parameters(), **settings)
 
 
 def start(options: argparse.Namespace) -> VaeRun:
     """Read the clips, make the VAE, and go on from the newest checkpoint if there is one."""
     vae = new_vae(options.width, options.seed).to(options.device)
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=options.lr, betas=(0.9, 0.98), weight_decay=0.0)
+    optimizer = make_optimizer(vae, options)
     clips = read_all(options, "train")
     if not clips:
         raise ValueError(f"{', '.join(map(str, options.manifest))}: expected videos to train on")
@@ -133,31 +152,43 @@ def start(options: argparse.Namespace) -> VaeRun:
     return run
 
 
-def train_step(run: VaeRun) -> float:
-    """One optimiser step; the mean squared error."""
-    options, device = run.options, torch.device(run.options.device)
-    still = run.step < options.still_steps
-    decoder_alone = run.step >= options.steps - options.decoder_steps
-    crops = draw_crops(
+def crops_at(run: VaeRun, step: int) -> Tensor:
+    """The crops of a step."""
+    options = run.options
+    still = step < options.still_steps
+    return draw_crops(
         run.clips,
         run.masks,
         batch=options.batch_size,
         size=options.crop,
         length=1 if still else options.crop_length,
         seed=options.seed,
-        step=run.step,
-    ).to(device)
+        step=step,
+    )
+
+
+def next_crops(run: VaeRun) -> Tensor:
+    """The crops of the step at hand, which were drawn during the one before; those of the next are begun."""
+    drawn = run.ahead[1].result() if run.ahead and run.ahead[0] == run.step else crops_at(run, run.step)
+    run.ahead = run.step + 1, run.pool.submit(crops_at, run, run.step + 1)
+    return drawn
+
+
+def train_step(run: VaeRun) -> float:
+    """One optimiser step; the mean squared error."""
+    options, device = run.options, torch.device(run.options.device)
+    decoder_alone = run.step >= options.steps - options.decoder_steps
+    crops = next_crops(run).to(device)
     for group in run.optimizer.param_groups:
         group["lr"] = lr_at(run.step, lr=options.lr, warmup=WARMUP, steps=options.steps, decay="cosine")
-    with torch.autocast(device.type, torch.bfloat16):
-        noise = generator_for(options.seed, "posterior", run.step)
-        if decoder_alone:
-            loss, error = sharp_loss(run.vae, crops, noise)
-        elif run.step < options.code_steps:
-            loss, error = code_loss(run.vae, crops, run.codes(crops), noise)
-        else:
-            loss, error = vae_loss(run.vae, crops, noise)
-    loss.backward()
+    shape = latent_shape(options.crop, crops.shape[2], batch=options.batch_size)
+    noise = torch.randn(shape, generator=generator_for(options.seed, "posterior", run.step)).to(device)
+    if decoder_alone:
+        error = backward(run, sharp_loss, crops, noise)
+    elif run.step < options.code_steps:
+        error = backward(run, code_loss, crops, noise, run.codes(crops))
+    else:
+        error = backward(run, vae_loss, crops, noise)
     for weight in run.vae.parameters():
         if weight.grad is None and not decoder_alone:
             # of what single frames do not reach; checkpoints hold moments of every weight
@@ -169,6 +200,24 @@ def train_step(run: VaeRun) -> float:
     run.optimizer.zero_grad(set_to_none=True)
     run.step += 1
     return float(error)
+
+
+def backward(run: VaeRun, loss: Callable[..., tuple[Tensor, Tensor]], *inputs: Tensor) -> Tensor:
+    """The gradients of one of the losses; its mean squared error. On a GPU the passes are recorded and replayed."""
+
+    def whole(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+        with fast_autocast(inputs[0].device):
+            return loss(run.vae, *inputs)
+
+    if inputs[0].device.type != "cuda":
+        value, error = whole(*inputs)
+        value.backward()
+        return error
+    key = loss, inputs[0].shape
+    if key not in run.replays:
+        run.replays.clear()  # phases do not come again; their memory does
+        run.replays[key] = Replay(run.vae.parameters(), whole)
+    return run.replays[key](*inputs)
 
 
 def save(run: VaeRun) -> None:
@@ -202,8 +251,8 @@ def finish(run: VaeRun) -> Path:
     set_latent_scale(run.vae, run.clips, device, autocast=True)
     file = run.options.output / FILE
     write_vae(run.vae, file, DTYPES[run.options.dtype])
-    heldout = read_all(run.options, "heldout")[:HELDOUT_SHOWN]
-    with torch.autocast(device.type, torch.bfloat16):
+    heldout = read_all(run.options, "heldout", HELDOUT_SHOWN)
+    with fast_autocast(device):
         scores = reconstruction_psnr(run.vae, heldout, device)
     if scores:
         print(f"Held-out clips come back at {sum(scores) / len(scores):.2f} dB")

@@ -2,7 +2,8 @@
 
 cache.json               the fingerprint
 clips.jsonl              every clip that belongs to the cache
-clips/KEY.safetensors    "latent" float32 (C, t, h, w) in the model's scale; written last, so it means: done
+clips/KEY.safetensors    "latent" float32 (C, t, h, w) in the model's scale; written last, so it means: done; with it,
+                         if asked for, "known F" and so on: that of the map where only this face's view is known
 clips/KEY.mkv            the map's pixels, lossless (the known view is drawn from them at every step)
 clips/KEY.problem        why there is no such clip
 texts/KEY.safetensors    "embedding" (n, d), n <= 512, without padding
@@ -11,7 +12,7 @@ texts/KEY.safetensors    "embedding" (n, d), n <= 512, without padding
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -108,7 +109,13 @@ def clip_settings(spec: ClipSpec, fingerprint: Fingerprint) -> dict[str, Any]:
 
 def made_with(fingerprint: Fingerprint) -> dict[str, Any]:
     """The part of a cache's fingerprint that every clip's file repeats."""
-    return {name: getattr(fingerprint, name) for name in ("vae", "projection", "map_size", "dtype")}
+    known = {"known": fingerprint.known} if fingerprint.known else {}
+    return {name: getattr(fingerprint, name) for name in ("vae", "projection", "map_size", "dtype")} | known
+
+
+def known_name(face: str) -> str:
+    """The name of a face's known latent in a clip's file."""
+    return f"known {face}"
 
 
 def clip_file(folder: Path, key: str, suffix: str) -> Path:
@@ -164,17 +171,19 @@ def pack_map(spec: ClipSpec, pixels: Tensor, fingerprint: Fingerprint) -> MapFil
     return MapFile(pixels, data, made_from)
 
 
-def tensor_file(name: str, tensor: Tensor, made_from: dict[str, Any]) -> bytes:
+def tensor_file(tensors: Mapping[str, Tensor], made_from: dict[str, Any]) -> bytes:
     """A safetensors file's bytes. One key of metadata: safetensors writes several in no fixed order."""
-    return save({name: tensor.contiguous()}, {MADE_FROM: json.dumps(made_from, ensure_ascii=False)})
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    return save(whole, {MADE_FROM: json.dumps(made_from, ensure_ascii=False)})
 
 
-def write_clip(folder: Path, key: str, packed: MapFile, latent: Tensor) -> None:
-    """Write a clip's files, the latent (C, t, h, w) last. What an earlier source left goes first."""
+def write_clip(folder: Path, key: str, packed: MapFile, latents: Mapping[str, Tensor]) -> None:
+    """Write a clip's files, the latents (C, t, h, w) by name last. What an earlier source left goes first."""
     latent_file = clip_file(folder, key, "safetensors")
     latent_file.unlink(missing_ok=True)
     replace_bytes(clip_file(folder, key, "mkv"), packed.data, same_name=True)
-    replace_bytes(latent_file, tensor_file("latent", latent.float().cpu(), packed.made_from), same_name=True)
+    tensors = {name: latent.float().cpu() for name, latent in latents.items()}
+    replace_bytes(latent_file, tensor_file(tensors, packed.made_from), same_name=True)
     clip_file(folder, key, "problem").unlink(missing_ok=True)
 
 
@@ -207,23 +216,25 @@ def is_text_finished(folder: Path, caption: str, text_encoder: str) -> bool:
 def write_text(folder: Path, caption: str, embedding: Tensor, text_encoder: str) -> None:
     """Write a caption's embedding (n, d)."""
     made_from = {"settings": {"text_encoder": text_encoder}, "caption": caption}
-    replace_bytes(text_file(folder, text_key(caption)), tensor_file("embedding", embedding, made_from), same_name=True)
+    data = tensor_file({"embedding": embedding}, made_from)
+    replace_bytes(text_file(folder, text_key(caption)), data, same_name=True)
 
 
 # Reading
 
 
-def read_cached(file: Path, name: str, expected: dict[str, Any]) -> Tensor:
-    """The one tensor of a cached file. Raises ValueError for a file that is missing, damaged, or made with others."""
+def read_cached(file: Path, names: Sequence[str], expected: dict[str, Any]) -> list[Tensor]:
+    """Tensors of a cached file. Raises ValueError for a file that is missing, damaged, or made with others."""
     try:
         settings = read_made_from(file)["settings"]
-        tensor = read_tensor(read_header(file)[0][name])
+        stored = read_header(file)[0]
+        tensors = [read_tensor(stored[name]) for name in names]
     except (FileNotFoundError, KeyError, ValueError) as error:
         raise ValueError(f"{file} is damaged or missing; {AGAIN}") from error
     there = {key: settings.get(key) for key in expected}
     if there != expected:
         raise ValueError(f"{file} was made with {there}, the cache with {expected}; {AGAIN}")
-    return tensor
+    return tensors
 
 
 def read_map(folder: Path, key: str) -> Tensor:
@@ -259,18 +270,34 @@ def check_complete(folder: Path, rows: Sequence[dict[str, Any]]) -> set[str]:
     return broken
 
 
+@lru_cache(4)  # a cache without texts has one for all clips
+def read_text(file: Path, text_encoder: str) -> Tensor:
+    """A cached caption's embedding, float32 (512, d), zero rows behind it."""
+    return pad_text([read_cached(file, ["embedding"], {"text_encoder": text_encoder})[0].float()])[0]
+
+
+def has_known(fingerprint: Fingerprint, faces: str) -> bool:
+    """Whether a cache holds the known views of these faces."""
+    return set(faces) <= set(fingerprint.known)
+
+
 class CachedClips(Dataset):
     """The finished clips of one split ("train" or "heldout") of a cache.
 
-    broken: keys of clips, of any split, that could not be made. Raises ValueError for a folder that is no cache, and
-    for a cache that is not finished.
+    known: faces; a clip then comes with the latents of their known views in place of its map. broken: keys of clips, of
+    any split, that could not be made. Raises ValueError for a folder that is no cache, for a cache that is not
+    finished, and for one without these faces' views.
     """
 
-    def __init__(self, folder: Path, split: str = "train") -> None:
+    def __init__(self, folder: Path, split: str = "train", *, known: str = "") -> None:
         if split not in SPLITS:
             raise ValueError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
         self.folder = folder
         self.fingerprint = read_fingerprint(folder)
+        if not has_known(self.fingerprint, known):
+            there = self.fingerprint.known or "none"
+            raise ValueError(f"{folder} holds the known views of {there}; expected those of {known}")
+        self.known = known
         rows = read_plan(folder)
         self.broken = check_complete(folder, rows)
         self.rows = [row for row in rows if row["split"] == split and row["key"] not in self.broken]
@@ -282,14 +309,18 @@ class CachedClips(Dataset):
         return self.item(index)
 
     def item(self, index: int) -> dict[str, Any]:
-        """latent float32 (C, t, h, w), map uint8 (3, T, S, S), map_size S, text float32 (512, d), caption, key."""
+        """latent float32 (C, t, h, w), map uint8 (3, T, S, S) or known {face: latent}, map_size S, text float32
+        (512, d) that is not to be changed in place, caption, key."""
         row = self.rows[index]
-        latent = read_cached(clip_file(self.folder, row["key"], "safetensors"), "latent", made_with(self.fingerprint))
+        names = ["latent", *map(known_name, self.known)]
+        file = clip_file(self.folder, row["key"], "safetensors")
+        latent, *known = read_cached(file, names, made_with(self.fingerprint))
         if list(latent.shape[1:]) != row["shape"]:
             raise ValueError(f"{row['key']}: the latent is {tuple(latent.shape)}; expected (C, *{row['shape']})")
+        shown = {"known": dict(zip(self.known, known, strict=True))} if self.known else {}
         return {
             "latent": latent,
-            "map": read_map(self.folder, row["key"]),
+            **(shown or {"map": read_map(self.folder, row["key"])}),
             "map_size": self.fingerprint.map_size,
             "text": self.text(row["text"]),
             "caption": row["caption"],
@@ -298,8 +329,7 @@ class CachedClips(Dataset):
 
     def text(self, key: str) -> Tensor:
         """A caption's embedding, float32 (512, d), zero rows behind it."""
-        expected = {"text_encoder": self.fingerprint.text_encoder}
-        return pad_text([read_cached(text_file(self.folder, key), "embedding", expected).float()])[0]
+        return read_text(text_file(self.folder, key), self.fingerprint.text_encoder)
 
     def empty_text(self) -> Tensor:
         """The embedding of the empty caption, float32 (512, d), for caption dropout."""

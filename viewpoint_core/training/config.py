@@ -79,9 +79,6 @@ class TrainingConfig:
     faces: str = setting("FRBL", "faces that the paper's views are drawn from, of FRBLUD")
     caption_dropout: float = setting(0.1, "part of the samples whose caption is empty")
     condition_dropout: float = setting(0.1, "part of the samples with no known view (text to panorama)")
-    known_memory: float = setting(
-        0.0, "MB of host memory for encoded known views, which come again with views: paper; 0 keeps none"
-    )
     seed: int = setting(0, "every random number follows from it and from the step")
     workers: int = setting(2, "processes that read the cache ahead; 0 reads in the training process")
     log_every: int = setting(10, "steps between lines of the log")
@@ -163,7 +160,7 @@ def check_values(config: TrainingConfig) -> None:
     for name in positive:
         if not 0 < getattr(config, name) < math.inf:
             raise ValueError(f"{name} is {getattr(config, name)}; expected a positive number")
-    for name in ("warmup", "workers", "clip", "weight_decay", "heldout_every", "sample_every", "known_memory"):
+    for name in ("warmup", "workers", "clip", "weight_decay", "heldout_every", "sample_every"):
         if not getattr(config, name) >= 0:
             raise ValueError(f"{name} is {getattr(config, name)}; expected 0 or more")
     if not config.faces or set(config.faces) - set(FACES):

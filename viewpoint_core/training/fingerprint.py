@@ -17,7 +17,10 @@ BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What all of a cache was made with. vae, text_encoder: hashes of the weights; text_encoder is "" without texts."""
+    """What all of a cache was made with. vae, text_encoder: hashes of the weights; text_encoder is "" without texts.
+
+    known: the faces whose views are encoded beside the clips.
+    """
 
     vae: str
     text_encoder: str
@@ -27,6 +30,7 @@ class Fingerprint:
     fps: float
     dtype: str
     seed: int
+    known: str = ""
 
 
 def hash_tensors(stored: Mapping[str, StoredTensor]) -> str:

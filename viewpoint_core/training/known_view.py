@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor
 
 from ..camera import direction_to_view
-from ..conditioning import fill_unknown, pack_known
+from ..conditioning import fill_unknown, mask_to_latent, pack_known
 from ..views import FACE_YAW_PITCH
 from .layouts import VIEWPOINT, layout_directions
 from .wan_vae import encode_video
@@ -40,6 +41,7 @@ class ViewRange:
 
 
 WIDE_RANGE = ViewRange()
+FACE_OF = {View(*angles): face for face, angles in FACE_YAW_PITCH.items()}  # the paper's views
 
 
 def draw_number(low: float, high: float, generator: torch.Generator | None) -> float:
@@ -82,9 +84,10 @@ def draw_view(
     return None if dropped else view
 
 
+@lru_cache(8)
 def view_mask(view: View | None, map_size: int, layout: str = VIEWPOINT) -> Tensor:
     """1 where a view shows the centre of a map pixel, in both places where the map shows it twice: float32 (S, S), or
-    as another layout's picture is."""
+    as another layout's picture is. The last few are kept: not to be changed in place."""
     directions = layout_directions(layout, map_size)
     if view is None:
         return torch.zeros(directions.shape[:2])
@@ -103,6 +106,12 @@ def view_mask(view: View | None, map_size: int, layout: str = VIEWPOINT) -> Tens
 def view_masks(views: Sequence[View | None], map_size: int, layout: str = VIEWPOINT) -> Tensor:
     """Masks of a batch of views: float32 (B, S, S)."""
     return torch.stack([view_mask(view, map_size, layout) for view in views])
+
+
+@lru_cache(32)
+def mask_cells(view: View | None, map_size: int, frames: int, layout: str = VIEWPOINT) -> Tensor:
+    """A view's mask as the latent of so many frames has it: (1, t, S/8, S/8). Kept: not to be changed in place."""
+    return mask_to_latent(view_mask(view, map_size, layout).expand(1, frames, -1, -1))[0]
 
 
 def known_video(video: Tensor, masks: Tensor) -> Tensor:

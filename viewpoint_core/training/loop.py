@@ -12,45 +12,73 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from ..conditioning import video_frames
 from .config import TrainingConfig
 from .flow_matching import add_noise, flow_loss, sample_sigmas, velocity
-from .kept_tensors import KeptTensors
-from .known_view import View, draw_view, known_channels, view_masks
+from .known_view import FACE_OF, View, draw_view, known_channels, mask_cells, view_masks
+from .layouts import picture_size
 from .muon import Muon
 from .plan import batches_from, generator_for
 from .wan import predict_velocity
+from .wan_vae import encode_video
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A process's part of a joint batch: latents (B, C, t, h, w), maps uint8 (B, 3, T, S, S), text (B, 512, d), the
-    clips' names, the place of the first one in the joint batch, and the map size that the cache was made with."""
+    """A process's part of a joint batch: latents (B, C, t, h, w), maps uint8 (B, 3, T, S, S) or instead each clip's
+    known latents by face, text (B, 512, d), or (B, 1, d) where all of it is zero, the clips' names, the place of the
+    first one in the joint batch, and the map size that the cache was made with."""
 
     latent: Tensor
-    pixels: Tensor
+    pixels: Tensor | None
     text: Tensor
     keys: list[str]
     number: int
     first: int
     map_size: int
+    known: list[Mapping[str, Tensor]] | None = None
 
 
 @dataclass(frozen=True)
 class Draws:
-    """What is random about a batch: noise like the latents, sigma (B,), the known views (None: nothing is known) and
-    their masks (B, S, S), captions dropped (B,)."""
+    """What is random about a batch: noise like the latents, sigma (B,), the known views (None: nothing is known),
+    captions dropped (B,)."""
 
     noise: Tensor
     sigma: Tensor
     views: list[View | None]
-    masks: Tensor
     no_caption: Tensor
 
 
-def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Samples of a cache to one batch."""
-    stacked = {name: torch.stack([item[name] for item in items]) for name in ("latent", "map", "text")}
-    return stacked | {"keys": [item["key"] for item in items], "map_size": items[0]["map_size"]}
+class Numbered(Dataset):
+    """Clips by the number of their batch and their index, so that a worker can draw what is random about the batch."""
+
+    def __init__(self, clips: Dataset) -> None:
+        self.clips = clips
+
+    def __getitem__(self, place: tuple[int, int]) -> tuple[int, Mapping[str, Any]]:
+        number, index = place
+        return number, self.clips[index]
+
+
+def collate(
+    samples: Sequence[tuple[int, Mapping[str, Any]]], config: TrainingConfig, rank: int, world: int
+) -> tuple[Batch, Draws]:
+    """Samples of a cache to one batch, and its draws."""
+    number, items = samples[0][0], [item for _, item in samples]
+    texts = [item["text"] for item in items]
+    empty = not any(bool(text.any()) for text in {id(text): text for text in texts}.values())
+    batch = Batch(
+        latent=torch.stack([item["latent"] for item in items]),
+        pixels=torch.stack([item["map"] for item in items]) if "map" in items[0] else None,
+        text=torch.zeros(len(items), 1, texts[0].shape[-1]) if empty else torch.stack(texts),
+        keys=[item["key"] for item in items],
+        number=number,
+        first=rank * len(items),
+        map_size=items[0]["map_size"],
+        known=[item["known"] for item in items] if "known" in items[0] else None,
+    )
+    return batch, draw(batch, config, world)
 
 
 def leave_signals(worker: int) -> None:
@@ -67,17 +95,18 @@ def batches(
     first: int,
     rank: int,
     world: int,
-) -> Iterator[Batch]:
-    """This process's part of the endless sequence of batches, read ahead, from the batch number `first` on."""
+) -> Iterator[tuple[Batch, Draws]]:
+    """This process's part of the endless sequence of batches, read and drawn ahead, from batch number `first` on."""
     size = config.batch_size
-    joint = batches_from(buckets, size * world, config.seed, first)
-    mine = (indices[rank * size : (rank + 1) * size] for indices in joint)
-    loader = DataLoader(
-        clips, batch_sampler=mine, collate_fn=collate, num_workers=config.workers, worker_init_fn=leave_signals
+    joint = enumerate(batches_from(buckets, size * world, config.seed, first), start=first)
+    mine = ([(number, index) for index in indices[rank * size : (rank + 1) * size]] for number, indices in joint)
+    yield from DataLoader(
+        Numbered(clips),
+        batch_sampler=mine,
+        collate_fn=partial(collate, config=config, rank=rank, world=world),
+        num_workers=config.workers,
+        worker_init_fn=leave_signals,
     )
-    for number, batch in enumerate(loader, start=first):
-        parts = (batch[name] for name in ("latent", "map", "text", "keys"))
-        yield Batch(*parts, number, rank * size, batch["map_size"])
 
 
 def draw(batch: Batch, config: TrainingConfig, world: int) -> Draws:
@@ -92,7 +121,7 @@ def draw(batch: Batch, config: TrainingConfig, world: int) -> Draws:
     no_caption = torch.stack([torch.rand((), generator=g) < config.caption_dropout for g in generators])
     levels = generator_for(seed, "sigma", batch.number)
     sigma = sample_sigmas(size, config.sigmas, config.shift, rank=batch.first // size, world=world, generator=levels)
-    return Draws(noise, sigma, views, view_masks(views, batch.map_size, config.layout), no_caption)
+    return Draws(noise, sigma, views, no_caption)
 
 
 def to_video(pixels: Tensor, device: torch.device) -> Tensor:
@@ -100,22 +129,37 @@ def to_video(pixels: Tensor, device: torch.device) -> Tensor:
     return pixels.to(device).float() / 127.5 - 1
 
 
+Grey = dict[tuple[int, ...], Tensor]
+
+
 def known_of_batch(
-    vae: AutoencoderKLWan, batch: Batch, draws: Draws, device: torch.device, kept: KeptTensors | None = None
+    vae: AutoencoderKLWan, batch: Batch, draws: Draws, layout: str, device: torch.device, grey: Grey
 ) -> Tensor:
-    """The known channels (B, C + 1, t, h, w) of a batch. With `kept` each sample is encoded by itself, so that what a
-    step sees does not depend on what was kept."""
-    if kept is None:
-        return known_channels(vae, to_video(batch.pixels, device), draws.masks.to(device))
+    """The known channels (B, C + 1, t, h, w) of a batch: encoded here, or as the cache has them. grey: what the VAE
+    makes of a map of which nothing is known, by the latent's shape; filled here."""
+    if batch.known is None:
+        assert batch.pixels is not None
+        masks = view_masks(draws.views, batch.map_size, layout)
+        return known_channels(vae, to_video(batch.pixels, device), masks.to(device))
+    shape = tuple(batch.latent.shape[1:])
+    frames = video_frames(shape[1])
+    if shape not in grey:
+        nothing = torch.zeros(1, 3, frames, *picture_size(layout, batch.map_size), device=device)
+        grey[shape] = encode_video(vae, nothing)[0].cpu()
+    latents = [
+        grey[shape] if view is None else known[FACE_OF[view]]
+        for view, known in zip(draws.views, batch.known, strict=True)
+    ]
+    cells = [mask_cells(view, batch.map_size, frames, layout) for view in draws.views]
+    return torch.cat([torch.stack(latents), torch.stack(cells)], dim=1).to(device)
 
-    def encode(sample: slice) -> Tensor:
-        return known_channels(vae, to_video(batch.pixels[sample], device), draws.masks[sample].to(device))
 
-    known = []
-    for i, (clip, view) in enumerate(zip(batch.keys, draws.views, strict=True)):
-        grey = batch.pixels.shape[1:]  # where nothing is known all clips of a shape are alike
-        known.append(kept.get((clip if view else grey, view), partial(encode, slice(i, i + 1))))
-    return torch.cat(known).to(device)
+def captions(batch: Batch, dropped: Tensor, empty_text: Tensor) -> Tensor:
+    """The batch's text (B, n, d), that of dropped captions (B,) replaced by the empty caption's (512, d)."""
+    if batch.text.shape[1] == 1 and not bool(empty_text.any()):
+        return batch.text
+    text = batch.text.expand(-1, len(empty_text), -1)
+    return torch.where(dropped[:, None, None], empty_text.to(text), text)
 
 
 def batch_losses(
@@ -124,13 +168,14 @@ def batch_losses(
     batch: Batch,
     draws: Draws,
     empty_text: Tensor,
+    layout: str,
     device: torch.device,
-    kept: KeptTensors | None = None,
+    grey: Grey,
 ) -> Tensor:
-    """Equation 2 for each sample of a batch: (B,); `kept` as in `known_of_batch`."""
+    """Equation 2 for each sample of a batch: (B,); `grey` as in `known_of_batch`."""
     latent, noise, sigma = (value.to(device) for value in (batch.latent, draws.noise, draws.sigma))
-    known = known_of_batch(vae, batch, draws, device, kept)
-    text = torch.where(draws.no_caption[:, None, None], empty_text.to(batch.text), batch.text).to(device)
+    known = known_of_batch(vae, batch, draws, layout, device, grey)
+    text = captions(batch, draws.no_caption, empty_text).to(device)
     predicted = predict_velocity(model, add_noise(latent, noise, sigma), known, sigma, text)
     return flow_loss(predicted, velocity(latent, noise))
 

@@ -115,6 +115,11 @@ def write_clip(clip: Clip, folder: Path) -> Item:
     return Item(file, 0, clip.frames, fps, clip.width, clip.width // 2, scene.caption, LICENCE, clip.split)
 
 
+def one_thread_processes(count: int) -> ProcessPoolExecutor:
+    """A pool of processes in which torch keeps to one thread: a thread a core in each of them would take far longer."""
+    return ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
+
+
 def write_clips(
     folder: Path,
     seeds: Iterable[int],
@@ -143,7 +148,7 @@ def write_clips(
     folder.mkdir(parents=True, exist_ok=True)
     clips = [Clip(seed, split, width, frames, fps, device) for split in splits for seed in splits[split]]
     if workers > 1:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        with one_thread_processes(workers) as pool:
             items = list(pool.map(write_clip, clips, [folder] * len(clips)))
     else:
         items = [write_clip(clip, folder) for clip in clips]

@@ -2,6 +2,9 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,9 +17,11 @@ from .clips import Sampling, load_map, map_to_video, plan_clips
 from .known_view import draw_view, known_video, view_mask
 from .manifest import read_manifest
 from .plan import generator_for
+from .precision import fast_autocast
 from .wan_vae import original_vae_key
 from .weights import lazy, write_safetensors
 
+READERS = 4  # clips that are read at the same time
 KNOWN_SHARE = 0.25  # of the crops: as the condition has them, grey beyond a view
 KNOWN_VIEWS = 32
 KL_WEIGHT = 3e-4
@@ -27,13 +32,25 @@ CONTRAST_CELL, CONTRAST_FLOOR = 4, 1e-2
 LATENT_SHARE = 64  # clips whose latents give the scale
 
 
-def read_clips(manifest: Path, split: str, map_size: int, length: int, fps: float) -> list[Tensor]:
-    """A manifest's clips of one split as maps uint8 (3, T, S, S), all in memory; images are left out."""
+def read_clips(
+    manifest: Path,
+    split: str,
+    map_size: int,
+    length: int,
+    fps: float,
+    device: torch.device | str = "cpu",
+    most: int = 0,
+) -> list[Tensor]:
+    """A manifest's clips of one split as maps uint8 (3, T, S, S), all in memory, drawn on a device; images are left
+    out. most: so many at most; 0: all."""
     items = [item for item in read_manifest(manifest) if item.split == split and item.fps]
     specs, short = plan_clips(items, manifest.absolute().parent, Sampling(length, fps, variants=1))
     if short:
         raise ValueError(f"{manifest}: {short[0].name}: {short[0].reason}")
-    return [load_map(spec, map_size) for spec in tqdm(specs, desc=f"{split} clips", unit="clip")]
+    chosen = specs[: most or len(specs)]
+    with ThreadPoolExecutor(READERS) as pool:
+        maps = pool.map(partial(load_map, map_size=map_size, device=device), chosen)
+        return list(tqdm(maps, total=len(chosen), desc=f"{split} clips", unit="clip"))
 
 
 def known_masks(map_size: int, seed: int) -> Tensor:
@@ -78,27 +95,26 @@ def picture_loss(wrong: Tensor) -> Tensor:
     return wrong.square().mean() + COLOUR_WEIGHT * colour
 
 
-def vae_loss(vae: AutoencoderKLWan, video: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """(loss, mean squared error) of a video (B, 3, T, H, W) in [-1, 1] through the posterior's sample."""
+def vae_loss(vae: AutoencoderKLWan, video: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """(loss, mean squared error) of a video (B, 3, T, H, W) in [-1, 1] through the posterior's sample, which is drawn
+    with a normal noise of the latent's shape."""
     posterior = vae.encode(video).latent_dist
-    noise = torch.randn(posterior.mean.shape, generator=generator).to(posterior.mean)
-    decoded = vae.decode(posterior.mean + posterior.std * noise, return_dict=False)[0]
+    decoded = vae.decode(posterior.mean + posterior.std * noise.to(posterior.mean), return_dict=False)[0]
     wrong = decoded.float() - video
     mean, log = posterior.mean.float(), posterior.logvar.float()
     divergence = 0.5 * (mean.square() + log.exp() - 1 - log).mean()
     return picture_loss(wrong) + KL_WEIGHT * divergence, wrong.detach().square().mean()
 
 
-def code_loss(vae: AutoencoderKLWan, video: Tensor, code: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def code_loss(vae: AutoencoderKLWan, video: Tensor, noise: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
     """(loss, mean squared error) of an encoder that is told the code (B, C, t, h, w) of a video and of a decoder that
     starts from it, each by itself."""
     wrong_code = vae.encode(video).latent_dist.mean.float() - code
-    noise = torch.randn(code.shape, generator=generator).to(code)
     wrong = vae.decode(code + CODE_NOISE * noise, return_dict=False)[0].float() - video
     return picture_loss(wrong) + CODE_WEIGHT * wrong_code.square().mean(), wrong.detach().square().mean()
 
 
-def sharp_loss(vae: AutoencoderKLWan, video: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def sharp_loss(vae: AutoencoderKLWan, video: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """(loss, mean squared error) of a decoder behind an encoder that stays.
 
     Besides the picture's error: absolute differences, also of the steps between neighbours, and how strong these steps
@@ -107,7 +123,7 @@ def sharp_loss(vae: AutoencoderKLWan, video: Tensor, generator: torch.Generator)
     """
     with torch.no_grad():
         posterior = vae.encode(video).latent_dist
-        latent = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator).to(video)
+        latent = posterior.mean + posterior.std * noise.to(posterior.mean)
     decoded = vae.decode(latent, return_dict=False)[0].float()
     wrong = decoded - video
     loss = picture_loss(wrong) + wrong.abs().mean()
@@ -130,7 +146,7 @@ def raw_latents(
 ) -> Iterator[Tensor]:
     """The posterior's mean (C, t, h, w) of whole maps, before the model's scale."""
     for clip in clips:
-        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+        with fast_autocast(device) if autocast else nullcontext():
             mean = vae.encode(map_to_video(clip[None].to(device)).to(vae.dtype)).latent_dist.mean[0]
         yield mean.float()
 

@@ -242,5 +242,6 @@ def predict_velocity(model: nn.Module, noisy: Tensor, known: Tensor, sigma: Tens
     sigma (B,) in [0, 1] is the noise level, text (B, 512, d). The timestep is 1000 sigma, unrounded.
     """
     channels = torch.cat([noisy, known.to(noisy)], dim=1)
-    text = text if bool(text.any()) else text[:, :1]  # attention over equal rows is attention over one of them
+    if text.shape[1] > 1 and not bool(text.any()):
+        text = text[:, :1]  # attention over equal rows is attention over one of them
     return model(channels, TIMESTEPS * sigma.float(), text, return_dict=False)[0]
