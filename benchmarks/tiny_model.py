@@ -36,10 +36,10 @@ from scripts.train_tiny import (  # noqa: E402
     ERP_WIDTH,
     HELDOUT_SEEDS,
     LENGTH,
-    MAP_SIZE,
     VAE_FILE,
     call,
     compared_vae,
+    encode_flags,
     run_folder,
     write_turns,
 )
@@ -54,7 +54,7 @@ from viewpoint_core.training.layouts import VIEWPOINT, to_erp  # noqa: E402
 from viewpoint_core.training.loop import to_video  # noqa: E402
 from viewpoint_core.training.manifest import read_manifest, write_manifest  # noqa: E402
 from viewpoint_core.training.media import read_frames  # noqa: E402
-from viewpoint_core.training.precision import fast_autocast, fast_dtype, has_fast_bf16  # noqa: E402
+from viewpoint_core.training.precision import fast_autocast, fast_dtype  # noqa: E402
 from viewpoint_core.training.synthetic import FPS, write_clips  # noqa: E402
 from viewpoint_core.training.vae_training import reconstruction_psnr  # noqa: E402
 from viewpoint_core.training.wan import prepare_transformer  # noqa: E402
@@ -92,9 +92,7 @@ def scored_cache(folder: Path) -> Path:
     items = [item for file in (scenes, turns) for item in read_manifest(file)]
     write_manifest([item for item in items if item.split == "heldout"], manifest)
     cache = folder / f"cache_scored_{measured_hash((VAE_FILE,), ())}"
-    flags = ("--manifest", manifest, "--cache", cache, "--vae", VAE_FILE, "--no-text", "--map-size", MAP_SIZE)
-    dtype = "bfloat16" if has_fast_bf16("cpu") else "float32"
-    call(encode.main, *flags, "--length", LENGTH, "--variants", 1, "--dtype", dtype, "--device", "cpu")
+    call(encode.main, *encode_flags(manifest, cache, VAE_FILE, "cpu", variants=1))
     return cache
 
 

@@ -22,6 +22,7 @@ from viewpoint_core.conditioning import latent_shape  # noqa: E402
 from viewpoint_core.training.config import TrainingConfig  # noqa: E402
 from viewpoint_core.training.loop import Batch, Grey, batch_losses, draw, make_optimizer  # noqa: E402
 from viewpoint_core.training.memory import GIB, ModelSize, step_memory  # noqa: E402
+from viewpoint_core.training.precision import fast_autocast  # noqa: E402
 from viewpoint_core.training.wan import HEAD_DIM, TEXT_TOKENS, set_perspective  # noqa: E402
 
 SIZES = {
@@ -55,7 +56,7 @@ def step_times(
     grey: Grey = {}
     for _ in range(steps):
         start = time.perf_counter()
-        with torch.autocast(device.type, torch.bfloat16):
+        with fast_autocast(device):
             draws = draw(batch, config, 1)
             loss = batch_losses(model, vae, batch, draws, empty_text, config.layout, device, grey).mean()
             loss.backward()

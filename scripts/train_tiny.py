@@ -49,8 +49,8 @@ SHRINK = 2  # a panorama is turned at twice the clip's width, then averaged
 class Budget:
     """How much is made, and how long is trained."""
 
-    videos: range = range(200)  # with the turned panoramas, what the VAE is trained on
-    more: range = range(200, 440)
+    videos: range = range(440)  # with the turned panoramas, what the VAE is trained on
+    more: range = range(0)  # what a CPU renders while a GPU trains the VAE
     stills: range = range(10_000, 10_400)
     turns: int = 6
     vae_width: int = 16
@@ -238,13 +238,17 @@ def train_the_vae_and_render(folder: Path, budget: Budget) -> None:
         more.result()
 
 
+def encode_flags(manifest: Path, cache: Path, vae: Path, device: str, **options: object) -> list[object]:
+    """The encoder's flags for clips of the tiny model's size."""
+    dtype = "bfloat16" if has_fast_bf16(device) else "float32"
+    flags = {"manifest": manifest, "cache": cache, "vae": vae, "map-size": MAP_SIZE, "length": LENGTH}
+    flags |= {"dtype": dtype, "device": device, **options}
+    return ["--no-text", *(part for name, value in flags.items() for part in (f"--{name}", value))]
+
+
 def encode_all(folder: Path, manifest: str, cache: Path, vae: Path, budget: Budget, **options: object) -> None:
     """Encode a manifest's clips, and the view straight ahead of each."""
-    flags = ("--manifest", folder / "data" / manifest, "--cache", cache, "--vae", vae, "--no-text", "--known", "F")
-    dtype = "bfloat16" if has_fast_bf16(budget.device) else "float32"
-    flags += ("--map-size", MAP_SIZE, "--length", LENGTH, "--dtype", dtype, "--device", budget.device)
-    for name, value in options.items():
-        flags += (f"--{name}", value)
+    flags = encode_flags(folder / "data" / manifest, cache, vae, budget.device, known="F", **options)
     call_together(encode.main, budget.encoders, *flags)
 
 

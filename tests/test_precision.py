@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from viewpoint_core.train import computes_in_bf16
+from viewpoint_core.train import needs_float32
 from viewpoint_core.training.config import TrainingConfig
 from viewpoint_core.training.precision import fast_autocast, fast_dtype, has_fast_bf16
 from viewpoint_core.training.replay import Replay
@@ -37,13 +37,15 @@ def test_without_it_autocast_trainer_and_products_stay_in_float32(fast: bool, mo
     with fast_autocast("cpu"):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == wanted
     cpu = torch.device("cpu")
-    assert computes_in_bf16(TrainingConfig(), cpu) == fast
-    assert not computes_in_bf16(TrainingConfig(precision="fp32"), cpu)
-    assert computes_in_bf16(TrainingConfig(mode="lora", base_dtype="bf16"), cpu)
+    assert needs_float32(TrainingConfig(), cpu) != fast
+    assert needs_float32(TrainingConfig(precision="fp32", vae_dtype="bf16"), cpu) != fast
+    assert not needs_float32(TrainingConfig(precision="fp32"), cpu)
+    assert not needs_float32(TrainingConfig(mode="lora", base_dtype="bf16"), cpu)
 
 
 def test_a_gpu_needs_no_asking() -> None:
     assert has_fast_bf16("cuda")
+    assert not needs_float32(TrainingConfig(precision="fp32", vae_dtype="bf16"), torch.device("cuda"))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")

@@ -130,13 +130,18 @@ def prepare_model(config: TrainingConfig) -> nn.Module:
     return model.train()
 
 
+def needs_float32(config: TrainingConfig, device: torch.device) -> bool:
+    """Whether bf16 is asked for where it is slow; frozen weights in bf16 leave no choice."""
+    asked = "bf16" in (config.precision, config.vae_dtype)
+    return asked and config.base_dtype != "bf16" and not has_fast_bf16(device)
+
+
 def start_run(config: TrainingConfig) -> Run:
     """Load everything, distribute it, and go on from the newest checkpoint if there is one."""
     accelerator = Accelerator(mixed_precision="bf16" if config.precision == "bf16" else "no")
-    if not computes_in_bf16(config, accelerator.device):
-        config = replace(config, vae_dtype="fp32")
-        if config.precision == "bf16":
-            accelerator.print("This CPU has no fast bfloat16: steps are computed in float32")
+    if needs_float32(config, accelerator.device):
+        accelerator.print("This CPU has no fast bfloat16: steps and the VAE are computed in float32")
+        config = replace(config, precision="fp32", vae_dtype="fp32")
     set_seed(config.seed)
     asked = {"vae": vae_fingerprint(Path(config.vae)), "projection": projection_of(config.layout)}
     cached = check_fingerprint(Path(config.cache), **asked)
@@ -207,14 +212,8 @@ def save(run: Run) -> Path:
 def compute_dtype(run: Run) -> torch.autocast:
     """Autocast to bf16, where asked for; accelerate's own leaves DeepSpeed out. Sharded weights are not kept as copies:
     they would add up to a whole model."""
-    device, config = run.accelerator.device, run.config
-    bf16, cached = computes_in_bf16(config, device), config.sharding == "none"
-    return torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=cached)
-
-
-def computes_in_bf16(config: TrainingConfig, device: torch.device) -> bool:
-    """Whether steps are computed in bf16: where asked for and fast, and where frozen weights come in bf16."""
-    return config.precision == "bf16" and (has_fast_bf16(device) or config.base_dtype == "bf16")
+    kind, bf16 = run.accelerator.device.type, run.config.precision == "bf16"
+    return torch.autocast(kind, torch.bfloat16, enabled=bf16, cache_enabled=run.config.sharding == "none")
 
 
 def train_step(run: Run, parts: list[tuple[Batch, Draws]]) -> float:
