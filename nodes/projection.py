@@ -4,7 +4,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..viewpoint_core.camera_path import CameraPath
-from ..viewpoint_core.conditioning import GREY, extend_unknown
+from ..viewpoint_core.conditioning import GREY, extend_held, extend_unknown
 from ..viewpoint_core.partial import partial_erp_to_viewpoint
 from ..viewpoint_core.resample import INTERPOLATIONS
 from ..viewpoint_core.viewpoint_map import erp_to_viewpoint, erp_width_for_map, unit_pixels, viewpoint_to_erp
@@ -231,10 +231,17 @@ class ViewPointPlaceView(io.ComfyNode):
                     default=0,
                     min=0,
                     max=MAX_SIZE,
-                    tooltip="Frames of the map video. 0: as many as the clip has. More: the rest is unknown.",
+                    tooltip="Frames of the map video. 0: as many as the clip has. More: see 'hold_last'.",
                 ),
                 *angle_inputs(),
                 interpolation_input(),
+                io.Boolean.Input(
+                    "hold_last",
+                    default=True,
+                    optional=True,
+                    tooltip="Where 'length' is more than the clip has: its last frame stays, as a photo does for a "
+                    "whole video. Off: nothing is known of the frames after it.",
+                ),
                 camera_path_input("Where the clip's camera looked in each of its frames."),
             ],
             outputs=[
@@ -250,6 +257,7 @@ class ViewPointPlaceView(io.ComfyNode):
         map_size: int,
         length: int,
         interpolation: str,
+        hold_last: bool = True,
         camera_path: CameraPath | None = None,
         **angles: float,
     ) -> io.NodeOutput:
@@ -266,9 +274,11 @@ class ViewPointPlaceView(io.ComfyNode):
             on_frame=lambda: progress.update(1),
             **angles,
         )
-        unknown = max(0, length - len(frames))
-        placed = extend_unknown(placed, unknown, GREY)
-        masks = extend_unknown(mask.expand(len(frames), -1, -1), unknown, 0)
+        masks, more = mask.expand(len(frames), -1, -1), max(0, length - len(frames))
+        if hold_last:
+            placed, masks = extend_held(placed, more), extend_held(masks, more)
+        else:
+            placed, masks = extend_unknown(placed, more, GREY), extend_unknown(masks, more, 0)
         return io.NodeOutput(frames_to_image(placed), masks)
 
 

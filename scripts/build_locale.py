@@ -24,6 +24,7 @@ LABELS = {
     "filename_prefix": "file name prefix",
     "fov_deg": "field of view (degrees)",
     "fps": "frames per second",
+    "hold_last": "hold last frame",
     "jpeg_quality": "JPEG quality",
     "pitch_deg": "pitch (degrees)",
     "reference": "reference frame",

@@ -71,8 +71,8 @@ IMAGE_NOTE = f"""# Image to 360
 
 - `sample_photo.png`: any RGB photo. Say in Place View how wide its lens is (90 degrees here) and where it looks.
 
-The photo is the first of {LENGTH} frames, the others are unknown. The 2:1 video is saved in `output/viewpoint`.
-Describe the whole surroundings in the prompt.
+The photo stands still in all {LENGTH} frames ('hold last frame' in Place View). The 2:1 video is saved in
+`output/viewpoint`. Describe the whole surroundings in the prompt.
 """
 TEXT_NOTE = f"""# Text to 360
 
@@ -267,7 +267,7 @@ def tiny_video_to_360() -> Graph:
 
 def tiny_image_to_360() -> Graph:
     view = {"load": Node("LoadImage", {"image": "sample_photo.png"})}
-    source = f"`sample_photo.png`: any RGB photo. It is the first of {LENGTH} frames."
+    source = f"`sample_photo.png`: any RGB photo. It stands still in all {LENGTH} frames."
     return tiny_graph("tiny_image", "Image to 360", source, view, tiny_place(Link("load", "IMAGE"), LENGTH))
 
 

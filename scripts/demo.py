@@ -47,7 +47,7 @@ class Example(NamedTuple):
 
 EXAMPLES = (
     Example("tiny_video_to_360", "sample_clip.mp4", 24),
-    Example("tiny_image_to_360", "sample_photo.png", 0),
+    Example("tiny_image_to_360", "sample_photo.png", 24),
 )
 
 

@@ -12,6 +12,7 @@ from viewpoint_core.conditioning import (
     GREY,
     check_finite,
     check_length,
+    extend_held,
     extend_unknown,
     fill_unknown,
     latent_frames,
@@ -132,6 +133,21 @@ def test_extending_keeps_the_frames_and_adds_the_fill(shape: tuple[int, ...]) ->
     assert torch.equal(out[:2], video)
     assert torch.equal(out[2:], torch.full_like(out[2:], 0.25))
     assert torch.equal(extend_unknown(video, 0, 0.25), video)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 4), (2, 4, 4), (1, 3, 4, 4)])
+def test_holding_keeps_the_frames_and_repeats_the_last(shape: tuple[int, ...]) -> None:
+    video = random(*shape)
+    out = extend_held(video, 3)
+    assert out.shape == (shape[0] + 3, *shape[1:])
+    assert torch.equal(out[: shape[0]], video)
+    assert torch.equal(out[shape[0] :], video[-1:].repeat(3, *[1] * (len(shape) - 1)))
+    assert torch.equal(extend_held(video, 0), video)
+
+
+def test_a_held_picture_takes_no_more_memory() -> None:
+    picture = random(1, 3, 4, 4)
+    assert extend_held(picture, 48).untyped_storage().nbytes() == picture.untyped_storage().nbytes()
 
 
 # The mask's latent cells

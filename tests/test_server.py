@@ -110,6 +110,42 @@ def test_panorama_through_map_cubemap_and_view_keeps_its_picture(server: ComfySe
     assert cubemap == ["cubemap", 0]
 
 
+def placed_photo(server: ComfyServer, **hold_last: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Maps and masks (5, S, S, 3) of a photo placed for five frames."""
+    workflow: Workflow = {}
+    photo = add(workflow, "load", "LoadImage", image="sample_photo.png")
+    angles = {"yaw_deg": 0.0, "pitch_deg": 0.0, "roll_deg": 0.0, "fov_deg": 90.0, "interpolation": "bicubic"}
+    add(workflow, "place", "ViewPointPlaceView", view=photo, map_size=MAP, length=5, **angles, **hold_last)
+    masks = add(workflow, "masks", "MaskToImage", mask=["place", 1])
+    for name, images in (("map", ["place", 0]), ("mask", masks)):
+        add(workflow, f"save_{name}", "SaveImage", images=images, filename_prefix=f"placed/{uuid.uuid4().hex}")
+    prompt = server.client.run(workflow)
+    maps, masks = (
+        np.stack([cv2.imread(str(file)) for file in server.client.outputs(prompt, f"save_{name}")])
+        for name in ("map", "mask")
+    )
+    return maps, masks
+
+
+@pytest.mark.parametrize("inputs", [{}, {"hold_last": True}])
+def test_a_photo_for_a_whole_video_is_known_in_every_frame(server: ComfyServer, inputs: dict[str, bool]) -> None:
+    maps, masks = placed_photo(server, **inputs)
+    assert maps.shape == masks.shape == (5, MAP, MAP, 3)
+    assert maps[0].std() > 20
+    assert 0.1 < (masks[0] == 255).mean() < 0.4
+    for frames in (maps, masks):
+        assert (frames == frames[0]).all()
+
+
+def test_without_holding_nothing_is_known_after_the_photo(server: ComfyServer) -> None:
+    maps, masks = placed_photo(server, hold_last=False)
+    (held, _) = placed_photo(server)
+    assert np.array_equal(maps[0], held[0])
+    assert masks[0].max() == 255
+    assert masks[1:].max() == 0
+    assert np.abs(maps[1:].astype(int) - 128).max() <= 1
+
+
 def test_a_clip_taken_along_a_path_comes_back_along_its_estimate(server: ComfyServer) -> None:
     workflow: Workflow = {}
     angles = {"yaw_deg": 0.0, "pitch_deg": 0.0, "roll_deg": 0.0, "fov_deg": 90.0, "interpolation": "bicubic"}

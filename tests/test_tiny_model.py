@@ -111,12 +111,12 @@ def test_the_image_workflow_runs_as_it_is_and_one_seed_makes_one_panorama(
 
 
 @pytest.mark.host
-def test_the_photo_shows_in_the_panorama_that_is_made_of_it(photo_panorama: np.ndarray) -> None:
-    erp = torch.from_numpy(photo_panorama[0][..., ::-1].copy()).movedim(-1, 0).float() / 255
+def test_the_photo_shows_in_every_frame_of_the_panorama_that_is_made_of_it(photo_panorama: np.ndarray) -> None:
+    erp = torch.from_numpy(photo_panorama[..., ::-1].copy()).movedim(-1, 1).float() / 255
     seen = render_view(erp, 64, 64)
     photo = cv2.resize(cv2.imread(str(ASSETS / "sample_photo.png"))[..., ::-1], (64, 64), interpolation=cv2.INTER_AREA)
-    error = (seen - torch.from_numpy(photo.copy()).movedim(-1, 0) / 255).square().mean()
-    assert -10 * float(error.log10()) > 18
+    error = (seen - torch.from_numpy(photo.copy()).movedim(-1, 0) / 255).square().mean((1, 2, 3))
+    assert float((-10 * error.log10()).min()) > 18
 
 
 def test_the_workflows_sample_as_the_scores_were_measured() -> None:

@@ -50,6 +50,13 @@ def extend_unknown(video: Tensor, frames: int, fill: float) -> Tensor:
     return torch.cat([video, video.new_full((frames, *video.shape[1:]), fill)]) if frames else video
 
 
+def extend_held(video: Tensor, frames: int) -> Tensor:
+    """A video or mask (T, ...) whose last frame stays for `frames` more; of a single picture a view, not to be changed
+    in place."""
+    last = video[-1:].expand(frames + 1, *video.shape[1:])
+    return torch.cat([video[:-1], last]) if len(video) > 1 else last
+
+
 def mask_to_latent(mask: Tensor) -> Tensor:
     """Average a mask (B, T, H, W) over latent cells -> (B, 1, t, H/8, W/8).
 
