@@ -28,7 +28,7 @@ test: env ## Run the tests but the training runs (PYTEST_ARGS=...)
 test-training: env ## Run the trainer's whole runs on tiny models (PYTEST_ARGS=...)
 	@$(VENV_PYTHON) -m pytest -q -m training $(PYTEST_ARGS)
 
-train-tiny: env ## Rebuild the tiny model that ships with the pack (TINY_ARGS=...): hours on a CPU, minutes on a GPU
+train-tiny: env ## Train a tiny model in place of the one that ships with the pack (TINY_ARGS=...): hours on a CPU
 	@$(VENV_PYTHON) scripts/train_tiny.py $(TINY_ARGS)
 
 score-tiny: env ## Measure the tiny model into docs/tiny-model.md, and the compared models where they were trained

@@ -140,12 +140,15 @@ def saved_run(tmp_path: Path, model: wan.WanTransformer3DModel, mode: str) -> Pa
     return tmp_path / "run"
 
 
-def test_a_run_of_the_trainer_exports_its_newest_full_model_or_its_average(trained: Path, tmp_path: Path) -> None:
+def test_a_run_of_the_trainer_exports_its_newest_full_model_or_its_average(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     model = wan.prepare_transformer(trained, "alternating")
     run = saved_run(tmp_path, model, "full")
     for factor, source, options in ((1, run, []), (2, run / "checkpoints" / "step_00000007", ["--ema"])):
         target = tmp_path / f"out{factor}.safetensors"
         assert export.main(["checkpoint", str(source), str(target), "--dtype", "float32", *options]) == 0
+        assert ("held-out losses are of the average" in capsys.readouterr().err) == (not options)
         tensors = load_file(target)
         assert all(torch.equal(tensors[original_key(name)], factor * t) for name, t in model.state_dict().items())
         assert len(tensors) == len(model.state_dict())

@@ -21,7 +21,7 @@ from .checkpoint import (
 )
 from .replacing import replace_text
 from .training.lora import COMFY_PREFIX, PATCH, comfy_lora
-from .training.state import FACTS, gather_weights, newest_checkpoint, read_facts
+from .training.state import AVERAGE, FACTS, gather_weights, newest_checkpoint, read_facts, stored_tensors
 from .training.wan import empty_transformer, transformer_config, transformer_source
 from .training.weights import LazyTensor, lazy, lazy_stored, listed, read_tensor, write_safetensors
 from .wan_attention import format_schedule, perspective_blocks
@@ -64,6 +64,12 @@ def trainer_weights(checkpoint: Path, mode: str, average: bool) -> tuple[dict[st
         raise ValueError(f"{checkpoint} is of a run in mode {facts['mode']}; this exports what mode {mode} trains")
     alpha = {LORA_ALPHA: f"{facts['lora_alpha']:g}"} if mode == "lora" else {}
     return gather_weights(checkpoint, average=average), {METADATA_BLOCKS: facts[METADATA_BLOCKS], **alpha}
+
+
+def keeps_average(source: Path) -> bool:
+    """Whether a source is the trainer's and holds an average, which its samples and held-out losses were made with."""
+    checkpoint = trainer_checkpoint(source)
+    return checkpoint is not None and bool(stored_tensors(checkpoint, AVERAGE))
 
 
 def no_average(source: Path, average: bool) -> None:
@@ -254,6 +260,11 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"export: {error}", file=sys.stderr)
         return 2
+    if not options.ema and keeps_average(options.source):
+        print(
+            "export: these are the last weights; the run's samples and held-out losses are of the average (--ema)",
+            file=sys.stderr,
+        )
     print(options.target)
     return 0
 

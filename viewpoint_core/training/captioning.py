@@ -16,7 +16,7 @@ from .manifest import Item, Problem, append_caption, caption_problem, item_key, 
 from .media import read_frames
 
 MODEL_TYPE = "qwen2_5_vl"
-VIEW_YAWS = {"ahead": 0, "to the right": 90, "behind": 180, "to the left": -90}
+VIEW_YAWS = {"one side": 0, "the next": 90, "the opposite": 180, "the last": -90}  # training turns and mirrors them
 VIEW_SIZE = 448
 FRAMES_PER_VIEW = 3
 VIEW_TOKENS, SUMMARY_TOKENS = 160, 256
@@ -28,8 +28,9 @@ VIDEO_PROMPT = (
 )
 SUMMARY_PROMPT = (
     "A camera that sees all around recorded one place. The four sides of it were described one by one:\n\n{sides}\n\n"
-    "Describe the whole place in one paragraph of at most 120 words: where it is, the light, what stands on which "
-    "side, what moves. Say nothing about cameras, views, frames or panoramas."
+    "Describe the whole place in one paragraph of at most 120 words: where it is, the light, what stands "
+    "around, what moves. Name no direction (left, right, ahead, behind), and say nothing about cameras, views, frames "
+    "or panoramas."
 )
 
 

@@ -184,14 +184,18 @@ def gather_weights(checkpoint: Path, *, average: bool = False) -> dict[str, Tens
     return gather_tensors(checkpoint, AVERAGE if average else MODEL)
 
 
+def stored_tensors(checkpoint: Path, prefix: str) -> dict[str, Any]:
+    """What a checkpoint's headers say of its tensors below a prefix (MODEL, OPTIMIZER or AVERAGE)."""
+    stored = HuggingFaceStorageReader(path=str(checkpoint)).read_metadata().state_dict_metadata
+    return {name: entry for name, entry in stored.items() if name.startswith(prefix)}
+
+
 def gather_tensors(checkpoint: Path, prefix: str) -> dict[str, Tensor]:
     """A checkpoint's tensors below a prefix (MODEL, OPTIMIZER or AVERAGE), whole, on the CPU, without the prefix."""
-    reader = HuggingFaceStorageReader(path=str(checkpoint))
-    stored = reader.read_metadata().state_dict_metadata
-    names = [name for name in stored if name.startswith(prefix)]
-    if not names:
+    stored = stored_tensors(checkpoint, prefix)
+    if not stored:
         raise ValueError(f"{checkpoint} holds no {'average (ema)' if prefix == AVERAGE else 'weights'}")
-    tensors = {name: torch.empty(stored[name].size, dtype=stored[name].properties.dtype) for name in names}
+    tensors = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in stored.items()}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.distributed is disabled.*")
         dcp.load(tensors, storage_reader=HuggingFaceStorageReader(path=str(checkpoint)), no_dist=True)
