@@ -37,7 +37,7 @@ def known_map(viewpoint: Tensor | None, mask: Tensor | None, map_size: int, leng
     if frames.shape[-1] != map_size or len(frames) != length:
         raise ValueError(
             f"the viewpoint map has {len(frames)} frames of side {frames.shape[-1]}; the node's length is {length} and "
-            f"its map_size {map_size}: make them equal"
+            f"its map_size {map_size}: make them equal (ViewPointLoadClip loads as many frames of a video as you want)"
         )
     if mask is None:
         raise ValueError(

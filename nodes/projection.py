@@ -4,7 +4,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..viewpoint_core.camera_path import CameraPath
-from ..viewpoint_core.conditioning import GREY, extend_held, extend_unknown
+from ..viewpoint_core.conditioning import GREY, extend_held, extend_unknown, known_whenever_seen
 from ..viewpoint_core.partial import partial_erp_to_viewpoint
 from ..viewpoint_core.resample import INTERPOLATIONS
 from ..viewpoint_core.viewpoint_map import erp_to_viewpoint, erp_width_for_map, unit_pixels, viewpoint_to_erp
@@ -242,11 +242,18 @@ class ViewPointPlaceView(io.ComfyNode):
                     tooltip="Where 'length' is more than the clip has: its last frame stays, as a photo does for a "
                     "whole video. Off: nothing is known of the frames after it.",
                 ),
+                io.Boolean.Input(
+                    "hold_seen",
+                    default=True,
+                    optional=True,
+                    tooltip="Of a camera that turns: what it showed at another time stays known, as it was when it was "
+                    "seen last or next. Off: the model makes it up again whenever it is out of sight.",
+                ),
                 camera_path_input("Where the clip's camera looked in each of its frames."),
             ],
             outputs=[
                 io.Image.Output(display_name="viewpoint", tooltip="The map, grey where nothing is known."),
-                io.Mask.Output(display_name="mask", tooltip="1 where the clip is, per frame."),
+                io.Mask.Output(display_name="mask", tooltip="1 where the map is known, per frame."),
             ],
         )
 
@@ -258,13 +265,17 @@ class ViewPointPlaceView(io.ComfyNode):
         length: int,
         interpolation: str,
         hold_last: bool = True,
+        hold_seen: bool = True,
         camera_path: CameraPath | None = None,
         **angles: float,
     ) -> io.NodeOutput:
         """Convert, one core call, convert."""
         frames = image_to_frames(view, "view")
         if length and length < len(frames):
-            raise ValueError(f"length is {length} but the clip has {len(frames)} frames; cut the clip, or use length 0")
+            raise ValueError(
+                f"length is {length} but the clip has {len(frames)} frames; load fewer (ViewPointLoadClip takes a part "
+                "of a video at any rate), or raise length"
+            )
         progress = progress_bar(len(frames))
         placed, mask = place_view(
             frames,
@@ -274,6 +285,8 @@ class ViewPointPlaceView(io.ComfyNode):
             on_frame=lambda: progress.update(1),
             **angles,
         )
+        if hold_seen and camera_path is not None:
+            placed, mask = known_whenever_seen(placed, mask)
         masks, more = mask.expand(len(frames), -1, -1), max(0, length - len(frames))
         if hold_last:
             placed, masks = extend_held(placed, more), extend_held(masks, more)

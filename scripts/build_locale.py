@@ -25,6 +25,7 @@ LABELS = {
     "fov_deg": "field of view (degrees)",
     "fps": "frames per second",
     "hold_last": "hold last frame",
+    "hold_seen": "hold what was seen",
     "jpeg_quality": "JPEG quality",
     "pitch_deg": "pitch (degrees)",
     "reference": "reference frame",

@@ -5,6 +5,7 @@ Run in the repository root: python -m scripts.build_workflows
 """
 
 import json
+import math
 import sys
 import tempfile
 import uuid
@@ -26,17 +27,17 @@ STOCK_UNET = "wan2.1_t2v_1.3B_bf16.safetensors"
 VAE = "wan_2.1_vae.safetensors"
 CLIP = "umt5_xxl_fp8_e4m3fn_scaled.safetensors"
 MAP_SIZE, LENGTH, FPS = 736, 49, 16.0
-SAVED_PROMPT = "text_embeddings/autumn_forest_00001_.safetensors [output]"
+SECONDS = math.ceil((LENGTH - 1) / FPS)
+SAVED_PROMPTS = {
+    "positive": "text_embeddings/autumn_forest_00001_.safetensors [output]",
+    "negative": "text_embeddings/negative_00001_.safetensors [output]",
+}
 TINY_UNET, TINY_VAE, TINY_MAP_SIZE = "viewpoint_tiny_33ch.safetensors", "viewpoint_tiny_vae.safetensors", 256
 
-CLIP_PROMPT = (
-    "A real place in natural light, seen all around from where the camera stands. The camera turns slowly. "
-    "Sharp detail, natural colours, the same light in every direction."
-)
+CLIP_PROMPT = "A real place in natural light. Sharp detail, natural colours, the same light in every direction."
 TEXT_PROMPT = (
-    "A clearing in an autumn forest at sunrise, seen all around from where the camera stands. Tall trees on every "
-    "side, low mist, leaves drifting down, blue sky overhead, moss and fallen leaves on the ground. Sharp detail, "
-    "natural colours."
+    "A clearing in an autumn forest at sunrise. Tall trees on every side, low mist, leaves drifting down, blue sky "
+    "overhead, moss and fallen leaves on the ground. Sharp detail, natural colours."
 )
 NEGATIVE_PROMPT = (
     "blurry, overexposed, oversaturated, low quality, compression artefacts, text, subtitles, watermark, frame, "
@@ -59,11 +60,12 @@ VIDEO_NOTE = f"""# Video to 360
 
 {MODEL_NOTE}Input, in the `input` folder (or use the upload button):
 
-- `sample_clip.mp4`: any clip of {LENGTH} frames at {FPS:g} frames per second. Say in Place View how wide its lens
-  is (90 degrees here) and where it looks. It may be shorter: what follows it is then unknown, if `length` in
-  Place View is set to {LENGTH}.
+- `sample_clip.mp4`: any clip longer than {SECONDS} seconds, of any frame rate. Say in Place View how wide its lens
+  is (90 degrees here) and where it looks. Of a shorter one load fewer frames and set `length` in Place View to
+  {LENGTH}: its last frame then stays ('hold last frame').
 
-The 2:1 video is saved in `output/viewpoint`. Describe the whole surroundings in the prompt.
+The video, with the clip's sound, is saved in `output/viewpoint`, marked as 360 degrees. Describe the whole surroundings
+in the prompt.
 """
 IMAGE_NOTE = f"""# Image to 360
 
@@ -71,13 +73,13 @@ IMAGE_NOTE = f"""# Image to 360
 
 - `sample_photo.png`: any RGB photo. Say in Place View how wide its lens is (90 degrees here) and where it looks.
 
-The photo stands still in all {LENGTH} frames ('hold last frame' in Place View). The 2:1 video is saved in
-`output/viewpoint`. Describe the whole surroundings in the prompt.
+The photo stands still in all {LENGTH} frames ('hold last frame' in Place View). The video is saved in
+`output/viewpoint`, marked as 360 degrees. Describe the whole surroundings in the prompt.
 """
 TEXT_NOTE = f"""# Text to 360
 
-{MODEL_NOTE}No input file. The 2:1 video, {LENGTH} frames at {FPS:g} frames per second, is saved in `output/viewpoint`.
-Describe the whole surroundings in the prompt.
+{MODEL_NOTE}No input file. The video, {LENGTH} frames at {FPS:g} frames per second, is saved in `output/viewpoint`,
+marked as 360 degrees. Describe the whole surroundings in the prompt.
 """
 HANDHELD_NOTE = f"""# Handheld clip to 360
 
@@ -85,7 +87,8 @@ HANDHELD_NOTE = f"""# Handheld clip to 360
 
 - `sample_clip.mp4`: any clip of a camera that turns on one spot, of any frame rate. The camera is estimated, the clip
   placed where it looked, so that the world stands still, and laid over the result again, sharp. Set `fov_deg` in
-  Estimate Camera to how wide the lens is, or to 0 to have it found.
+  Estimate Camera to how wide the lens is, or to 0 to have it found. What the camera showed at another time stays as it
+  was then ('hold what was seen' in Place View): right for places, not for people who walk through.
 
 The video, with the clip's sound, is saved in `output/viewpoint`, marked as 360 degrees.
 """
@@ -100,18 +103,22 @@ The picture is saved in `output/viewpoint`, marked as 360 degrees.
 """
 SAVED_PROMPT_NOTE = f"""# Text to 360 with a saved prompt
 
-{MODEL_NOTE}First run the upper part alone (mute the rest): it encodes the prompt and saves it. From then on
+{MODEL_NOTE}First run the upper part alone (mute the rest): it encodes both prompts and saves them. From then on
 
-- `{SAVED_PROMPT.removesuffix(" [output]")}` in the output folder
+- `{SAVED_PROMPTS["positive"].removesuffix(" [output]")}`
+- `{SAVED_PROMPTS["negative"].removesuffix(" [output]")}`
 
-is all that is read: remove the text encoder's nodes. The model is patched by ViewPointPatchModel and sampled by the
-host's own KSampler, as in any other workflow. The video is saved in `output/viewpoint`.
+in the output folder are all that is read: remove the text encoder's nodes. The model is patched by ViewPointPatchModel
+and sampled by the host's own KSampler, as in any other workflow. The video is saved in `output/viewpoint`, marked as
+360 degrees.
 """
 TINY_NOTE = f"""# {{title}}, with the tiny model
 
 Nothing to download: `{TINY_UNET}` and `{TINY_VAE}` come with this pack, and run on a CPU in a few minutes.
 They show how the pieces work together. The model was trained on two CPU cores, on small procedural worlds and six real
 panoramas, without captions: expect soft pictures, 384 x 192, and use a ViewPoint model of real size for real work.
+It knows square views of 90 degrees straight ahead. Say in Place View how wide your lens is (a phone held sideways: 65
+to 70 degrees): a narrower, wide or turned view works too, but the surroundings then match it less.
 
 Input, in the `input` folder (or use the upload button):
 
@@ -186,8 +193,9 @@ def output_nodes(name: str) -> dict[str, Node]:
     return {
         "decode": Node("VAEDecode", {"samples": Link("sampler", "latent"), "vae": Link("vae", "VAE")}),
         "erp": Node("ViewPointToERP", {"viewpoint": Link("decode", "IMAGE")}),
-        "video": Node("CreateVideo", {"images": Link("erp", "erp"), "fps": FPS}),
-        "save": Node("SaveVideo", {"video": Link("video", "VIDEO"), "filename_prefix": f"viewpoint/{name}"}),
+        "save": Node(
+            "ViewPointSave360Video", {"erp": Link("erp", "erp"), "filename_prefix": f"viewpoint/{name}", "fps": FPS}
+        ),
     }
 
 
@@ -200,17 +208,23 @@ def place_node(view: Link, length: int) -> Node:
     return Node("ViewPointPlaceView", {"view": view, "map_size": MAP_SIZE, "length": length, "fov_deg": 90.0})
 
 
+def clip_node() -> Node:
+    return Node("ViewPointLoadClip", {"file": "sample_clip.mp4", "length": LENGTH, "fps": FPS})
+
+
+def with_the_clips_sound(nodes: dict[str, Node]) -> dict[str, Node]:
+    nodes["save"].inputs |= {"fps": Link("load", "fps"), "audio": Link("load", "audio")}
+    return nodes
+
+
 def known_map() -> dict[str, Link]:
     return {"viewpoint": Link("place", "viewpoint"), "mask": Link("place", "mask")}
 
 
 def video_to_360() -> Graph:
-    known = {
-        "load": Node("LoadVideo", {"file": "sample_clip.mp4"}),
-        "frames": Node("GetVideoComponents", {"video": Link("load", "VIDEO")}),
-        "place": place_node(Link("frames", "images"), 0),
-    }
-    return Graph({**known, **generation_nodes("video_to_360", CLIP_PROMPT, known_map())}, VIDEO_NOTE)
+    known = {"load": clip_node(), "place": place_node(Link("load", "images"), 0)}
+    nodes = {**known, **generation_nodes("video_to_360", CLIP_PROMPT, known_map())}
+    return Graph(with_the_clips_sound(nodes), VIDEO_NOTE)
 
 
 def image_to_360() -> Graph:
@@ -257,12 +271,11 @@ def tiny_place(view: Link, length: int) -> Node:
 
 
 def tiny_video_to_360() -> Graph:
-    view = {
-        "load": Node("LoadVideo", {"file": "sample_clip.mp4"}),
-        "frames": Node("GetVideoComponents", {"video": Link("load", "VIDEO")}),
-    }
-    source = f"`sample_clip.mp4`: any clip of {LENGTH} frames at {FPS:g} frames per second."
-    return tiny_graph("tiny_video", "Video to 360", source, view, tiny_place(Link("frames", "images"), 0))
+    source = f"`sample_clip.mp4`: any clip longer than {SECONDS} seconds, of any frame rate."
+    place = tiny_place(Link("load", "images"), 0)
+    graph = tiny_graph("tiny_video", "Video to 360", source, {"load": clip_node()}, place)
+    with_the_clips_sound(graph.nodes)
+    return graph
 
 
 def tiny_image_to_360() -> Graph:
@@ -275,18 +288,17 @@ def handheld_to_360() -> Graph:
     """A clip whose camera moved: estimated, placed where it looked, and laid over the result again."""
     frames, path = Link("load", "images"), Link("camera", "camera_path")
     nodes = {
-        "load": Node("ViewPointLoadClip", {"file": "sample_clip.mp4", "length": LENGTH, "fps": FPS}),
+        "load": clip_node(),
         "camera": Node("ViewPointEstimateCamera", {"view": frames, "fov_deg": 90.0}),
         "place": Node("ViewPointPlaceView", {"view": frames, "map_size": MAP_SIZE, "camera_path": path}),
         **generation_nodes("handheld_to_360", CLIP_PROMPT, known_map()),
     }
-    del nodes["video"], nodes["save"]
     nodes["composite"] = Node("ViewPointComposite", {"erp": Link("erp", "erp"), "view": frames, "camera_path": path})
     result = Link("composite", "erp")
     nodes["preview"] = Node("ViewPointPreview360", {"panorama": result, "fps": FPS})
-    saved = {"erp": result, "filename_prefix": "viewpoint/handheld_to_360", "fps": Link("load", "fps")}
-    nodes["save"] = Node("ViewPointSave360Video", {**saved, "audio": Link("load", "audio")})
-    return Graph(nodes, HANDHELD_NOTE)
+    nodes["save"] = nodes.pop("save")  # the editor numbers nodes as they come
+    nodes["save"].inputs["erp"] = result
+    return Graph(with_the_clips_sound(nodes), HANDHELD_NOTE)
 
 
 def two_photos_to_360() -> Graph:
@@ -304,7 +316,6 @@ def two_photos_to_360() -> Graph:
     nodes["place"] = Node("ViewPointCompose", {**maps, "feather_deg": 6.0})
     nodes |= generation_nodes("two_photos_to_360", CLIP_PROMPT, known_map())
     nodes["conditioning"].inputs["length"] = 1
-    del nodes["video"]
     nodes["save"] = Node(
         "ViewPointSave360Image", {"erp": Link("erp", "erp"), "filename_prefix": "viewpoint/two_photos_to_360"}
     )
@@ -312,18 +323,16 @@ def two_photos_to_360() -> Graph:
 
 
 def saved_prompt_to_360() -> Graph:
-    """A prompt encoded once and kept; then no text encoder is needed. Sampled by the host's own KSampler."""
+    """Prompts encoded once and kept; then no text encoder is needed. Sampled by the host's own KSampler."""
     nodes = generation_nodes("saved_prompt_to_360", TEXT_PROMPT, {})
-    nodes["negative"] = Node("ViewPointEmptyPrompt", {}, "No negative prompt")
-    nodes["keep"] = Node(
-        "ViewPointSaveTextEmbedding",
-        {"conditioning": Link("positive", "CONDITIONING"), "filename_prefix": "text_embeddings/autumn_forest"},
-    )
-    nodes["saved"] = Node("ViewPointLoadTextEmbedding", {"file": SAVED_PROMPT}, "The prompt, once it is saved")
-    nodes["conditioning"].inputs |= {
-        "positive": Link("saved", "conditioning"),
-        "negative": Link("negative", "conditioning"),
-    }
+    for name, title in (("positive", "The prompt"), ("negative", "The negative prompt")):
+        prefix = SAVED_PROMPTS[name].partition("_00001_")[0]
+        kept = {"conditioning": Link(name, "CONDITIONING"), "filename_prefix": prefix}
+        nodes[f"keep_{name}"] = Node("ViewPointSaveTextEmbedding", kept)
+        nodes[f"saved_{name}"] = Node(
+            "ViewPointLoadTextEmbedding", {"file": SAVED_PROMPTS[name]}, f"{title}, once it is saved"
+        )
+        nodes["conditioning"].inputs[name] = Link(f"saved_{name}", "conditioning")
     nodes["patched"] = Node("ViewPointPatchModel", {"model": Link("model", "MODEL")})
     nodes["shifted"] = Node("ModelSamplingSD3", {"model": Link("patched", "model"), "shift": 5.0})
     conditioned = {part: Link("conditioning", part) for part in ("positive", "negative")}

@@ -1,5 +1,6 @@
 """Conditioning in 2 C + 1 channels against sums written out by hand."""
 
+import itertools
 import math
 
 import pytest
@@ -15,6 +16,7 @@ from viewpoint_core.conditioning import (
     extend_held,
     extend_unknown,
     fill_unknown,
+    known_whenever_seen,
     latent_frames,
     latent_shape,
     mask_to_latent,
@@ -148,6 +150,42 @@ def test_holding_keeps_the_frames_and_repeats_the_last(shape: tuple[int, ...]) -
 def test_a_held_picture_takes_no_more_memory() -> None:
     picture = random(1, 3, 4, 4)
     assert extend_held(picture, 48).untyped_storage().nbytes() == picture.untyped_storage().nbytes()
+
+
+# What a turning camera showed at another time
+
+
+def slow_known_whenever_seen(video: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pixel by pixel."""
+    held, masks = video.clone(), mask.clone()
+    frames, height, width = mask.shape
+    for y, x in itertools.product(range(height), range(width)):
+        best = float(mask[:, y, x].max())
+        knowing = [t for t in range(frames) if float(mask[t, y, x]) == best]
+        for t in range(frames):
+            nearest = min(knowing, key=lambda other: (abs(other - t), -other))
+            held[t, :, y, x] = video[nearest, :, y, x]
+            masks[t, y, x] = best
+    return held, masks
+
+
+@pytest.mark.parametrize(("frames", "rows"), [(1, 5), (4, 5), (7, 64), (5, 70)])
+def test_what_a_frame_knows_all_know_as_the_slow_reference_says(frames: int, rows: int) -> None:
+    video = random(frames, 3, rows, 3)
+    mask = torch.randint(0, 4, (frames, rows, 3), generator=torch.Generator().manual_seed(frames)) / 3
+    mask[:, 0] = 0
+    held, masks = known_whenever_seen(video, mask)
+    wanted, wanted_masks = slow_known_whenever_seen(video, mask)
+    assert torch.equal(held, wanted)
+    assert torch.equal(masks, wanted_masks)
+
+
+def test_a_camera_that_stands_still_is_left_as_it_is() -> None:
+    video = random(5, 3, 8, 8)
+    mask = (random(1, 8, 8) > 0.5).float().expand(5, -1, -1)
+    held, masks = known_whenever_seen(video, mask)
+    assert torch.equal(held, video)
+    assert torch.equal(masks, mask)
 
 
 # The mask's latent cells

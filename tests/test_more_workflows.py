@@ -126,19 +126,23 @@ def test_both_photos_show_on_the_map_where_they_were_placed(server: ComfyServer,
     assert b"GPano" in saved.read_bytes()
 
 
-def test_a_prompt_is_saved_once_and_then_read_instead_of_encoded(server: ComfyServer) -> None:
+def test_prompts_are_saved_once_and_then_read_instead_of_encoded(server: ComfyServer) -> None:
     workflow = small("saved_prompt_to_360")
-    (keep,) = nodes_of(workflow, "ViewPointSaveTextEmbedding")
-    encoded = workflow[keep]["inputs"]["conditioning"][0]
-    (read,) = [node for node in nodes_of(workflow, "ViewPointLoadTextEmbedding") if node != encoded]
-    (saved,) = server.client.outputs(server.client.run(workflow))  # the host leaves out what has no file to read yet
-    assert workflow[read]["inputs"]["file"] == f"text_embeddings/{saved.name} [output]"
-    given = load_file(server.base / "input" / "positive.safetensors")["text_embedding"]
-    assert torch.equal(load_file(saved)["text_embedding"], given)
-    lower = {node: content for node, content in workflow.items() if node not in (encoded, keep)}
+    (conditioning,) = nodes_of(workflow, "ViewPointConditioning")
+    keeps = nodes_of(workflow, "ViewPointSaveTextEmbedding")
+    reads = [workflow[conditioning]["inputs"][name][0] for name in ("positive", "negative")]
+    encoded = [workflow[keep]["inputs"]["conditioning"][0] for keep in keeps]
+    workflow[encoded[1]]["inputs"]["file"] = "negative.safetensors"
+    prompt = server.client.run(workflow)  # the host leaves out what has no file to read yet
+    for keep, read, name in zip(keeps, reads, ("positive", "negative"), strict=True):
+        (saved,) = server.client.outputs(prompt, keep)
+        assert workflow[read]["inputs"]["file"] == f"text_embeddings/{saved.name} [output]"
+        given = load_file(server.base / "input" / f"{name}.safetensors")["text_embedding"]
+        assert torch.equal(load_file(saved)["text_embedding"], given)
+    lower = {node: content for node, content in workflow.items() if node not in (*encoded, *keeps)}
     missing = {"file": "text_embeddings/autumn_forest_00002_.safetensors [output]"}
     with pytest.raises(PromptRefused, match="autumn_forest_00002_"):
-        server.client.run({**lower, read: {**lower[read], "inputs": missing}})
+        server.client.run({**lower, reads[0]: {**lower[reads[0]], "inputs": missing}})
     (file,) = server.client.outputs(server.client.run(lower))
     assert read_video(file).shape == (LENGTH, ERP_WIDTH // 2, ERP_WIDTH, 3)
     assert read_video(file).std() > 2, "the video is flat"

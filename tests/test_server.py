@@ -146,6 +146,37 @@ def test_without_holding_nothing_is_known_after_the_photo(server: ComfyServer) -
     assert np.abs(maps[1:].astype(int) - 128).max() <= 1
 
 
+@pytest.mark.parametrize("held", [True, False])
+def test_what_a_turning_camera_showed_stays_known_while_it_looks_elsewhere(server: ComfyServer, held: bool) -> None:
+    workflow: Workflow = {}
+    erp = add(workflow, "load", "LoadImage", image="sample_erp.png")
+    keys = {"keyframes": "0: -30 0 0 75\n4: 30 0 0 75", "length": 5, "interpolation": "linear"}
+    path = add(workflow, "path", "ViewPointCameraPath", **keys)
+    angles = {"yaw_deg": 0.0, "pitch_deg": 0.0, "roll_deg": 0.0, "fov_deg": 90.0, "interpolation": "bicubic"}
+    clip = add(workflow, "clip", "ViewPointRenderView", erp=erp, width=240, height=180, camera_path=path, **angles)
+    placing = {"map_size": MAP, "length": 0, "camera_path": path, "hold_seen": held}
+    add(workflow, "place", "ViewPointPlaceView", view=clip, **placing, **angles)
+    masks = add(workflow, "masks", "MaskToImage", mask=["place", 1])
+    add(workflow, "whole", "ViewPointFromERP", erp=erp, map_size=MAP, interpolation="bicubic")
+    for name, images in (("map", ["place", 0]), ("mask", masks), ("true", ["whole", 0])):
+        add(workflow, f"save_{name}", "SaveImage", images=images, filename_prefix=f"turned/{uuid.uuid4().hex}")
+    prompt = server.client.run(workflow)
+    maps, masks, true = (
+        np.stack([cv2.imread(str(file)) for file in server.client.outputs(prompt, f"save_{name}")]).astype(int)
+        for name in ("map", "mask", "true")
+    )
+    known = (masks == 255).all(-1)
+    assert maps.shape == (5, MAP, MAP, 3)
+    if held:
+        assert (known == known[0]).all()
+        assert known[0].mean() > 0.2
+        assert np.abs(maps - true)[known].mean() < 4, "the world does not stand still"
+    else:
+        assert not known.all(0).all()
+        assert (known[0] & ~known[4]).mean() > 0.05
+        assert np.abs(maps[4][known[0] & (masks[4] == 0).all(-1)] - 128).max() <= 1
+
+
 def test_a_clip_taken_along_a_path_comes_back_along_its_estimate(server: ComfyServer) -> None:
     workflow: Workflow = {}
     angles = {"yaw_deg": 0.0, "pitch_deg": 0.0, "roll_deg": 0.0, "fov_deg": 90.0, "interpolation": "bicubic"}

@@ -47,6 +47,12 @@ def read_editor(name: str) -> dict[str, Any]:
     return json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
 
 
+def link_of(name: str, class_type: str) -> str:
+    """The id of the one node of a class."""
+    (node,) = [node for node, content in read_api(name).items() if content["class_type"] == class_type]
+    return node
+
+
 def graph_nodes(editor: dict[str, Any]) -> list[dict[str, Any]]:
     return [node for node in editor["nodes"] if node["type"] not in NOTES]
 
@@ -187,7 +193,9 @@ def test_video_workflows_use_the_papers_size_and_rate(name: str) -> None:
     nodes = {node["class_type"]: node["inputs"] for node in read_api(name).values()}
     conditioning = nodes["ViewPointConditioning"]
     assert (conditioning["map_size"], conditioning["length"]) == (736, 49)
-    assert nodes["ViewPointLoadClip" if name == "handheld_to_360" else "CreateVideo"]["fps"] == 16
+    clip = nodes.get("ViewPointLoadClip")
+    assert nodes["ViewPointSave360Video"]["fps"] == (16 if clip is None else [link_of(name, "ViewPointLoadClip"), 2])
+    assert clip is None or (clip["fps"], clip["length"]) == (16, 49)
     known = {"viewpoint", "mask"} & conditioning.keys()
     assert known == (set() if name in ("text_to_360", "saved_prompt_to_360") else {"viewpoint", "mask"})
 
@@ -201,10 +209,14 @@ def test_all_nodes_on_one_map_have_its_size_and_placed_frames_its_length(name: s
         assert nodes["ViewPointPlaceView"]["length"] in (0, nodes["ViewPointConditioning"]["length"])
 
 
-def test_the_saved_prompt_that_is_loaded_is_the_first_that_the_same_workflow_saves() -> None:
-    nodes = {node["class_type"]: node["inputs"] for node in read_api("saved_prompt_to_360").values()}
-    saved = nodes["ViewPointSaveTextEmbedding"]["filename_prefix"]
-    assert nodes["ViewPointLoadTextEmbedding"]["file"] == f"{saved}_00001_.safetensors [output]"
+@pytest.mark.parametrize("prompt", ["positive", "negative"])
+def test_the_saved_prompt_that_is_loaded_is_the_first_that_the_same_workflow_saves(prompt: str) -> None:
+    nodes = read_api("saved_prompt_to_360")
+    (conditioning,) = [node for node in nodes.values() if node["class_type"] == "ViewPointConditioning"]
+    loaded = nodes[conditioning["inputs"][prompt][0]]["inputs"]["file"]
+    kept = [node["inputs"] for node in nodes.values() if node["class_type"] == "ViewPointSaveTextEmbedding"]
+    (source,) = [save["conditioning"][0] for save in kept if f"{save['filename_prefix']}_00001_.safetensors" in loaded]
+    assert ("autumn forest" in nodes[source]["inputs"]["text"]) == (prompt == "positive")
 
 
 def test_every_workflow_has_a_small_square_picture_of_its_own() -> None:

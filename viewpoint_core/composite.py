@@ -243,7 +243,7 @@ def check_request(erp: Tensor, view: Tensor, colour_match: str, interpolation: s
     if erp.ndim != 4 or view.ndim != 4 or len(erp) != len(view) or erp.shape[1] != view.shape[1]:
         raise ValueError(
             f"the panorama has {len(erp)} frames {tuple(erp.shape)} and the clip {len(view)} {tuple(view.shape)}; "
-            "expected as many: cut the longer one"
+            "expected as many: cut the longer one, or repeat a photo (RepeatImageBatch)"
         )
     if colour_match not in COLOUR_MATCHES:
         raise ValueError(f"colour_match is {colour_match!r}; expected one of {', '.join(COLOUR_MATCHES)}")

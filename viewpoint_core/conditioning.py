@@ -7,6 +7,7 @@ from torch import Tensor
 GREY = 0.5  # 0 in [-1, 1]
 SPATIAL_COMPRESSION = 8
 TEMPORAL_COMPRESSION = 4
+ROWS_AT_ONCE = 64
 
 
 def check_length(length: int) -> None:
@@ -55,6 +56,24 @@ def extend_held(video: Tensor, frames: int) -> Tensor:
     in place."""
     last = video[-1:].expand(frames + 1, *video.shape[1:])
     return torch.cat([video[:-1], last]) if len(video) > 1 else last
+
+
+def known_whenever_seen(video: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """What any frame knows, known in all of them: video (T, C, H, W) and mask (T, H, W) in [0, 1] -> the same.
+
+    A pixel comes from the nearest in time of the frames that know it best, of two as near from the later. So one mask
+    holds for all frames, as the trainer's do, and what moved meanwhile stands still where it is not seen.
+    """
+    time = torch.arange(len(video), dtype=torch.int16, device=mask.device)[:, None, None]
+    held, best = torch.empty_like(video), mask.amax(0)
+    for start in range(0, video.shape[-2], ROWS_AT_ONCE):  # of all rows at once, the indices would outweigh the video
+        band = slice(start, start + ROWS_AT_ONCE)
+        knows = mask[:, band] == best[band]
+        before = torch.where(knows, time, -len(video)).cummax(0).values
+        after = torch.where(knows, time, 2 * len(video)).flip(0).cummin(0).values.flip(0)
+        nearest = torch.where(time - before < after - time, before, after).long()
+        held[:, :, band] = video[:, :, band].gather(0, nearest[:, None].expand(-1, video.shape[1], -1, -1))
+    return held, best.expand(len(video), -1, -1)
 
 
 def mask_to_latent(mask: Tensor) -> Tensor:
