@@ -264,9 +264,9 @@ class ViewPointPlaceView(io.ComfyNode):
         map_size: int,
         length: int,
         interpolation: str,
+        camera_path: CameraPath | None = None,
         hold_last: bool = True,
         hold_seen: bool = True,
-        camera_path: CameraPath | None = None,
         **angles: float,
     ) -> io.NodeOutput:
         """Convert, one core call, convert."""

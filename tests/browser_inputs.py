@@ -70,7 +70,8 @@ def write_inputs(base: Path) -> None:
         write_text_embedding(base / "input" / name, seed=seed)
     saved = base / "output" / "text_embeddings"
     saved.mkdir(parents=True)
-    write_text_embedding(saved / "autumn_forest_00001_.safetensors", seed=len(EMBEDDINGS))
+    for seed, name in enumerate(("autumn_forest", "negative"), start=len(EMBEDDINGS)):
+        write_text_embedding(saved / f"{name}_00001_.safetensors", seed=seed)
     for asset in ("sample_photo.png", "sample_erp.png"):
         shutil.copy(ASSETS / asset, base / "input" / asset)
     write_start(ASSETS / "sample_clip.mp4", base / "input" / "sample_clip.mp4")

@@ -54,8 +54,11 @@ def check_a_clip_placed_by_its_estimate_lies_where_its_camera_looked() -> None:
     true, true_masks = ViewPointPlaceView.execute(clip, 128, 0, "bicubic", keyed(), **ANGLES).args
     assert found.shape == (5, 128, 128, 3)
     assert masks.shape == (5, 128, 128)
-    assert not torch.equal(masks[0], masks[4])
     assert float((found - true)[(masks == 1) & (true_masks == 1)].abs().mean()) < 0.01
+    fleeting, seen = ViewPointPlaceView.execute(clip, 128, 0, "bicubic", path, hold_seen=False, **ANGLES).args
+    assert not torch.equal(seen[0], seen[4])
+    assert torch.equal(masks, seen.amax(0).expand(5, -1, -1))
+    assert torch.equal(found[seen == 1], fleeting[seen == 1])
 
 
 def check_without_a_path_nodes_do_what_they_did() -> None:
