@@ -118,7 +118,7 @@ Nothing to download: `{TINY_UNET}` and `{TINY_VAE}` come with this pack, and run
 They show how the pieces work together. The model was trained on two CPU cores, on small procedural worlds and six real
 panoramas, without captions: expect soft pictures, 384 x 192, and use a ViewPoint model of real size for real work.
 It knows square views of 90 degrees straight ahead. Say in Place View how wide your lens is (a phone held sideways: 65
-to 70 degrees): a narrower, wide or turned view works too, but the surroundings then match it less.
+to 70 degrees): a narrower, wider or turned view works too, but the surroundings then match it less.
 
 Input, in the `input` folder (or use the upload button):
 
@@ -517,12 +517,18 @@ def write_json(file: Path, content: dict[str, Any]) -> None:
     print(file.relative_to(ROOT))
 
 
-def main() -> int:
-    object_info = read_object_info()
+def workflow_files(object_info: dict[str, Any]) -> dict[Path, dict[str, Any]]:
+    """What each file holds, by its path."""
+    files = {}
     for name, graph in GRAPHS.items():
         builder = Builder(name, graph(), object_info)
-        write_json(WORKFLOWS / "api" / f"{name}.json", builder.api())
-        write_json(WORKFLOWS / f"{name}.json", builder.editor())
+        files |= {WORKFLOWS / "api" / f"{name}.json": builder.api(), WORKFLOWS / f"{name}.json": builder.editor()}
+    return files
+
+
+def main() -> int:
+    for file, content in workflow_files(read_object_info()).items():
+        write_json(file, content)
     return 0
 
 

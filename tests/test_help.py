@@ -17,6 +17,7 @@ from scripts.build_locale import (
     node_outputs,
     pack_nodes,
 )
+from scripts.build_workflows import workflow_files
 from scripts.comfy_server import PACK, ComfyServer, make_base_directory
 from scripts.host import ROOT, provide_host
 
@@ -141,6 +142,13 @@ def test_every_node_has_a_description_and_every_input_and_output_a_tooltip(nodes
     ]
     bare += [(node, name) for node, info in nodes.items() for name, tooltip in node_outputs(info) if not tooltip]
     assert bare == []
+
+
+def test_the_workflows_are_current(object_info: dict[str, Any]) -> None:
+    for file, content in workflow_files(object_info).items():
+        assert json.loads(file.read_text(encoding="utf-8")) == content, (
+            f"{file.name}: run python -m scripts.build_workflows"
+        )
 
 
 def test_the_english_file_is_current(object_info: dict[str, Any]) -> None:

@@ -35,6 +35,7 @@ HOST_NODES = (LOADERS - PACK_NODES) | {
     "SaveImage",
 }
 GENERATING = ("video_to_360", "image_to_360", "text_to_360", "handheld_to_360", "saved_prompt_to_360")
+FIRST = "00001_.safetensors [output]"  # how the host numbers the first file of a prefix
 NOTES = {"Note", "MarkdownNote"}
 CONTROL_VALUES = {"fixed", "increment", "decrement", "randomize"}
 
@@ -215,7 +216,7 @@ def test_the_saved_prompt_that_is_loaded_is_the_first_that_the_same_workflow_sav
     (conditioning,) = [node for node in nodes.values() if node["class_type"] == "ViewPointConditioning"]
     loaded = nodes[conditioning["inputs"][prompt][0]]["inputs"]["file"]
     kept = [node["inputs"] for node in nodes.values() if node["class_type"] == "ViewPointSaveTextEmbedding"]
-    (source,) = [save["conditioning"][0] for save in kept if f"{save['filename_prefix']}_00001_.safetensors" in loaded]
+    (source,) = [save["conditioning"][0] for save in kept if loaded == f"{save['filename_prefix']}_{FIRST}"]
     assert ("autumn forest" in nodes[source]["inputs"]["text"]) == (prompt == "positive")
 
 

@@ -64,7 +64,7 @@ def known_whenever_seen(video: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     A pixel comes from the nearest in time of the frames that know it best, of two as near from the later. So one mask
     holds for all frames, as the trainer's do, and what moved meanwhile stands still where it is not seen.
     """
-    time = torch.arange(len(video), dtype=torch.int16, device=mask.device)[:, None, None]
+    time = torch.arange(len(video), dtype=torch.int32, device=mask.device)[:, None, None]
     held, best = torch.empty_like(video), mask.amax(0)
     for start in range(0, video.shape[-2], ROWS_AT_ONCE):  # of all rows at once, the indices would outweigh the video
         band = slice(start, start + ROWS_AT_ONCE)
