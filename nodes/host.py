@@ -1,6 +1,7 @@
 """What the pack asks of the host's internals, in one place. Imported only once the host runs."""
 
 import dataclasses
+import importlib.util
 import json
 import math
 import os
@@ -22,8 +23,16 @@ from comfy_api.latest import io
 
 from ..viewpoint_core.checkpoint import read_header, schedule_from_metadata
 
+
+def host_class(module: str, name: str) -> type | None:
+    """A class of the host's, or None where this host keeps it elsewhere."""
+    return getattr(importlib.import_module(module), name, None) if importlib.util.find_spec(module) else None
+
+
 PATCH_EMBEDDING = "diffusion_model.patch_embedding.weight"
 LATENT_FORMATS = {16: comfy.latent_formats.Wan21}
+WAN_VAE = host_class("comfy.ldm.wan.vae", "WanVAE")
+TINY_VIDEO_VAES = tuple(filter(None, [host_class("comfy.taesd.taehv", "TAEHV")]))
 OUTPUT_MARK = " [output]"
 OUTER_SAMPLE = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
 PREVIEW_FORMAT = "JPEG"
@@ -98,6 +107,12 @@ def check_video_vae(vae: Any) -> None:
         raise ValueError(
             f"the VAE has {channels} latent channels in {dimensions} dimensions; ViewPoint needs the Wan2.1 video VAE "
             "(16 channels in 3 dimensions)"
+        )
+    network = getattr(vae, "first_stage_model", None)
+    if WAN_VAE is not None and network is not None and not isinstance(network, (WAN_VAE, *TINY_VIDEO_VAES)):
+        raise ValueError(
+            f"the VAE is a {type(network).__name__}, whose latents are not Wan's though their shape is the same; "
+            "ViewPoint needs the Wan2.1 video VAE"
         )
 
 

@@ -10,3 +10,9 @@ def check_room(needed: int, what: str, way_out: str) -> None:
     free = free_memory()
     if needed > free:
         raise ValueError(f"{what} need {needed / GIB:.1f} GiB of memory, {free / GIB:.1f} GiB are free; {way_out}")
+
+
+def check_room_for_frames(frames: int, height: int, width: int, what: str) -> None:
+    """Raise ValueError where so many RGB frames of float32, and the host's copy of them, do not fit into memory."""
+    way_out = "give fewer frames or a smaller size"
+    check_room(2 * 3 * 4 * frames * height * width, f"{what} ({frames} frames of {width} x {height})", way_out)

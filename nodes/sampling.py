@@ -69,10 +69,11 @@ class ViewPointSampler(io.ComfyNode):
                 io.Float.Input(
                     "shift",
                     default=5.0,
-                    min=0.0,
+                    min=0.01,
                     max=100.0,
                     step=0.01,
-                    tooltip="Flow shift: above 1, more of the steps go to high noise. Replaces a shift set before.",
+                    tooltip="Flow shift: above 1, more of the steps go to high noise; 1: none. Replaces a shift set "
+                    "before.",
                 ),
                 schedule_input(),
             ],
@@ -91,6 +92,13 @@ class ViewPointSampler(io.ComfyNode):
         **sampling: Any,
     ) -> io.NodeOutput:
         """Patch if needed, set the shift, and run the host's sampling with a preview of the panorama."""
+        if not shift > 0:
+            raise ValueError(f"shift is {shift}; expected more than 0. 1 leaves the noise levels as they are")
+        if sampling["denoise"] < 1 and not bool(latent["samples"].any()):
+            raise ValueError(
+                f"denoise is {sampling['denoise']}, but the latent is empty, so nothing could shine through; expected "
+                "denoise 1, or the latent of an encoded map"
+            )
         if is_patched(model):
             check_schedule(model, schedule)
             patched = model

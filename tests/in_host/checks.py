@@ -329,6 +329,36 @@ def check_the_samplers_schedule_must_agree_with_a_patched_model() -> None:
     expect_error(lambda: model_nodes.check_schedule(patched, "garbage"), "garbage")
 
 
+def check_a_vae_of_the_same_shape_but_another_kind_is_refused() -> None:
+    from comfy.ldm.models.autoencoder import AutoencoderKL
+    from comfy.utils import load_torch_file
+
+    file = pack / "workflows" / "assets" / "models" / "vae" / "viewpoint_tiny_vae.safetensors"
+    vae = comfy.sd.VAE(sd=load_torch_file(str(file)))
+    host_access.check_video_vae(vae)
+    sizes = {"double_z": True, "z_channels": 16, "resolution": 32, "in_channels": 3, "out_ch": 3, "ch": 32}
+    sizes |= {"ch_mult": [1, 2, 4, 4], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0}
+    vae.first_stage_model = AutoencoderKL(ddconfig=sizes | {"conv3d": True, "time_compress": 4}, embed_dim=16)
+    expect_error(lambda: host_access.check_video_vae(vae), "the VAE is a AutoencoderKL, whose latents are not Wan's")
+    vae.first_stage_model = host_access.TINY_VIDEO_VAES[0](latent_channels=16)
+    host_access.check_video_vae(vae)
+
+
+def check_settings_that_could_only_fail_are_refused_before_sampling() -> None:
+    from pack.nodes.sampling import ViewPointSampler
+
+    settings = {"seed": 0, "steps": 4, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple"}
+
+    def sample(latent: torch.Tensor, **changed: float) -> None:
+        values = {**settings, "denoise": 1.0, "shift": 5.0, "schedule": "pano", **changed}
+        ViewPointSampler.execute(load(33), [], [], {"samples": latent}, **values)
+
+    empty = torch.zeros(LATENT)
+    for shift in (0.0, -1.0, float("nan")):
+        expect_error(lambda shift=shift: sample(empty, shift=shift), f"shift is {shift}; expected more than 0")
+    expect_error(lambda: sample(empty, denoise=0.7), "denoise is 0.7, but the latent is empty")
+
+
 def check_metadata_is_read_from_the_file_that_a_newer_host_names() -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "viewpoint.safetensors"
