@@ -29,7 +29,7 @@ def camera_path_input(what: str) -> io.Input:
         "camera_path",
         optional=True,
         tooltip=f"{what} Its field of view replaces fov_deg; yaw_deg, pitch_deg and roll_deg turn the whole path, so "
-        "for an estimated path they say where its first frame looks.",
+        "for an estimated path they say where its reference frame looks.",
     )
 
 

@@ -88,7 +88,9 @@ class ViewPointComposite(io.ComfyNode):
                     tooltip="The generated panorama, width = 2 x height. Upscale it first: the clip "
                     "is drawn at its resolution.",
                 ),
-                io.Image.Input("view", tooltip="The original clip, as many frames as the panorama has."),
+                io.Image.Input(
+                    "view", tooltip="The original clip or photo, at most as many frames as the panorama has."
+                ),
                 *angle_inputs(),
                 feather_input(3.0, "Degrees inside the clip's border over which it fades. 0: a hard edge."),
                 io.Combo.Input(
@@ -99,7 +101,17 @@ class ViewPointComposite(io.ComfyNode):
                     "panorama's (the clip stays as it is), the clip's, or nobody's.",
                 ),
                 interpolation_input(),
-                camera_path_input("Where the clip's camera looked in each of its frames."),
+                io.Boolean.Input(
+                    "hold_last",
+                    default=True,
+                    optional=True,
+                    tooltip="Where the panorama has more frames than the clip: the clip's last frame stays, as a photo "
+                    "does. Off: later frames stay as they were generated. As in 'place a clip'.",
+                ),
+                camera_path_input(
+                    "Where the clip's camera looked in each of its frames. From 'place a clip', its angles are in the "
+                    "path already; leave them 0 here."
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="erp", tooltip="The panorama with the clip in it."),
@@ -116,6 +128,7 @@ class ViewPointComposite(io.ComfyNode):
         colour_match: str,
         interpolation: str,
         camera_path: CameraPath | None = None,
+        hold_last: bool = True,
         **angles: float,
     ) -> io.NodeOutput:
         """Convert, one core call, convert."""
@@ -133,6 +146,7 @@ class ViewPointComposite(io.ComfyNode):
             feather_deg=feather_deg,
             colour_match=colour_match,
             interpolation=interpolation,
+            hold_last=hold_last,
             on_frame=lambda: progress.update(1),
             **angles,
         )

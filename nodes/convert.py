@@ -40,13 +40,9 @@ def image_to_frames(image: Tensor, name: str) -> Tensor:
     return image.movedim(-1, 1)
 
 
-def frames_to_image(frames: Tensor) -> Tensor:
-    """Frames (T, C, H, W) -> IMAGE (T, H, W, C) in [0, 1]; bicubic sampling overshoots a little."""
-    return frames.clamp(0, 1).movedim(1, -1).contiguous()
-
-
 def own_frames_to_image(frames: Tensor) -> Tensor:
-    """Likewise of frames that nobody else holds, changed in place; no copy where their channels lie last in memory."""
+    """Frames (T, C, H, W) that nobody else holds, changed in place -> IMAGE (T, H, W, C) in [0, 1]; bicubic sampling
+    overshoots a little. No copy where their channels lie last in memory."""
     return frames.clamp_(0, 1).movedim(1, -1).contiguous()
 
 

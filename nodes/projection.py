@@ -3,15 +3,16 @@
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..viewpoint_core.camera_path import CameraPath
+from ..viewpoint_core.camera_path import CameraPath, still_path
 from ..viewpoint_core.conditioning import GREY, extend_held, extend_unknown, known_whenever_seen
 from ..viewpoint_core.partial import partial_erp_to_viewpoint
 from ..viewpoint_core.resample import INTERPOLATIONS
 from ..viewpoint_core.viewpoint_map import erp_to_viewpoint, erp_width_for_map, unit_pixels, viewpoint_to_erp
 from ..viewpoint_core.views import cubemap_to_viewpoint, place_view, render_view, viewpoint_to_cubemap
-from .camera import camera_path_input
-from .convert import FACE_INPUTS, frames_to_image, image_to_frames, mask_to_frames, stack_faces
+from .camera import CameraPathType, camera_path_input
+from .convert import FACE_INPUTS, image_to_frames, mask_to_frames, own_frames_to_image, stack_faces
 from .host import node_schema, progress_bar
+from .memory import check_room_for_frames
 
 CATEGORY = "ViewPoint/projection"
 MAX_SIZE = 16384
@@ -87,7 +88,12 @@ class ViewPointFromERP(io.ComfyNode):
                 io.Image.Input("erp", tooltip="Equirectangular panorama, width = 2 x height."),
                 map_size_input(),
                 interpolation_input(),
-                io.Mask.Input("mask", optional=True, tooltip="1 where the panorama is known; without it, everywhere."),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="1 where the panorama is known; without it, everywhere. Load Image and the mask editor "
+                    "give 1 where there is a hole: put Invert Mask between.",
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="viewpoint", tooltip="The map."),
@@ -99,13 +105,14 @@ class ViewPointFromERP(io.ComfyNode):
     def execute(cls, erp: Tensor, map_size: int, interpolation: str, mask: Tensor | None = None) -> io.NodeOutput:
         """Convert, one core call, convert."""
         frames = image_to_frames(erp, "erp")
+        check_room_for_frames(len(frames), map_size, map_size, "the maps")
         if mask is None:
             viewpoint = erp_to_viewpoint(frames, map_size, interpolation=interpolation)
             known = frames.new_ones(len(frames), map_size, map_size)
         else:
             masks = mask_to_frames(mask.to(frames.device), "mask", len(frames), *frames.shape[-2:])
             viewpoint, known = partial_erp_to_viewpoint(frames, masks, map_size, interpolation=interpolation)
-        return io.NodeOutput(frames_to_image(viewpoint), known)
+        return io.NodeOutput(own_frames_to_image(viewpoint), known)
 
 
 class ViewPointToERP(io.ComfyNode):
@@ -141,9 +148,9 @@ class ViewPointToERP(io.ComfyNode):
         """Convert, one core call, convert."""
         frames = image_to_frames(viewpoint, "viewpoint")
         width = width or erp_width_for_map(frames.shape[-1])
-        return io.NodeOutput(
-            frames_to_image(viewpoint_to_erp(frames, width, interpolation=interpolation, fusion=fusion))
-        )
+        check_room_for_frames(len(frames), width // 2, width, "the panoramas")
+        erp = viewpoint_to_erp(frames, width, interpolation=interpolation, fusion=fusion)
+        return io.NodeOutput(own_frames_to_image(erp))
 
 
 class ViewPointFromCubemap(io.ComfyNode):
@@ -172,7 +179,8 @@ class ViewPointFromCubemap(io.ComfyNode):
     def execute(cls, map_size: int, interpolation: str, **faces: Tensor) -> io.NodeOutput:
         """Convert, one core call, convert."""
         cubemap = stack_faces([faces[name] for name in FACE_INPUTS])
-        return io.NodeOutput(frames_to_image(cubemap_to_viewpoint(cubemap, map_size, interpolation=interpolation)))
+        check_room_for_frames(len(cubemap), map_size, map_size, "the maps")
+        return io.NodeOutput(own_frames_to_image(cubemap_to_viewpoint(cubemap, map_size, interpolation=interpolation)))
 
 
 class ViewPointToCubemap(io.ComfyNode):
@@ -207,8 +215,9 @@ class ViewPointToCubemap(io.ComfyNode):
         """Convert, one core call, convert."""
         frames = image_to_frames(viewpoint, "viewpoint")
         size = face_size or round(2 * unit_pixels(frames.shape[-1]))
+        check_room_for_frames(len(frames), 6 * size, size, "the faces")
         faces = viewpoint_to_cubemap(frames, size, interpolation=interpolation, fusion=fusion)
-        return io.NodeOutput(*(frames_to_image(face) for face in faces.unbind(1)))
+        return io.NodeOutput(*(own_frames_to_image(face) for face in faces.unbind(1)))
 
 
 class ViewPointPlaceView(io.ComfyNode):
@@ -254,6 +263,10 @@ class ViewPointPlaceView(io.ComfyNode):
             outputs=[
                 io.Image.Output(display_name="viewpoint", tooltip="The map, grey where nothing is known."),
                 io.Mask.Output(display_name="mask", tooltip="1 where the map is known, per frame."),
+                CameraPathType.Output(
+                    display_name="camera_path",
+                    tooltip="Where each of the clip's frames was placed, for 'lay the clip over the panorama'.",
+                ),
             ],
         )
 
@@ -276,6 +289,7 @@ class ViewPointPlaceView(io.ComfyNode):
                 f"length is {length} but the clip has {len(frames)} frames; load fewer (ViewPointLoadClip takes a part "
                 "of a video at any rate), or raise length"
             )
+        check_room_for_frames(max(length, len(frames)), map_size, map_size, "the maps")
         progress = progress_bar(len(frames))
         placed, mask = place_view(
             frames,
@@ -287,12 +301,16 @@ class ViewPointPlaceView(io.ComfyNode):
         )
         if hold_seen and camera_path is not None:
             placed, mask = known_whenever_seen(placed, mask)
-        masks, more = mask.expand(len(frames), -1, -1), max(0, length - len(frames))
+        image, masks = own_frames_to_image(placed), mask.expand(len(frames), -1, -1)
+        more = max(0, length - len(frames))
         if hold_last:
-            placed, masks = extend_held(placed, more), extend_held(masks, more)
+            image, masks = extend_held(image, more), extend_held(masks, more)
         else:
-            placed, masks = extend_unknown(placed, more, GREY), extend_unknown(masks, more, 0)
-        return io.NodeOutput(frames_to_image(placed), masks)
+            image, masks = extend_unknown(image, more, GREY), extend_unknown(masks, more, 0)
+        path = still_path(len(frames), **angles)
+        if camera_path is not None:
+            path = camera_path.turned(*(angles[name] for name in ("yaw_deg", "pitch_deg", "roll_deg")))
+        return io.NodeOutput(image.contiguous(), masks, path)
 
 
 class ViewPointRenderView(io.ComfyNode):
@@ -333,7 +351,9 @@ class ViewPointRenderView(io.ComfyNode):
     ) -> io.NodeOutput:
         """Convert, one core call, convert."""
         frames = image_to_frames(erp, "erp")
-        progress = progress_bar(len(frames) if camera_path is None else len(camera_path))
+        count = len(frames) if camera_path is None else len(camera_path)
+        check_room_for_frames(count, height, width, "the views")
+        progress = progress_bar(count)
         view = render_view(
             frames,
             height,
@@ -343,4 +363,4 @@ class ViewPointRenderView(io.ComfyNode):
             on_frame=lambda: progress.update(1),
             **angles,
         )
-        return io.NodeOutput(frames_to_image(view))
+        return io.NodeOutput(own_frames_to_image(view))

@@ -88,7 +88,8 @@ HANDHELD_NOTE = f"""# Handheld clip to 360
 - `sample_clip.mp4`: any clip of a camera that turns on one spot, of any frame rate. The camera is estimated, the clip
   placed where it looked, so that the world stands still, and laid over the result again, sharp. Set `fov_deg` in
   Estimate Camera to how wide the lens is, or to 0 to have it found. What the camera showed at another time stays as it
-  was then ('hold what was seen' in Place View): right for places, not for people who walk through.
+  was then ('hold what was seen' in Place View): right for places, not for people who walk through. If the camera
+  looked up or down, say so in Place View (`pitch_deg`); the sharp clip is laid where it was placed.
 
 The video, with the clip's sound, is saved in `output/viewpoint`, marked as 360 degrees.
 """
@@ -293,7 +294,8 @@ def handheld_to_360() -> Graph:
         "place": Node("ViewPointPlaceView", {"view": frames, "map_size": MAP_SIZE, "camera_path": path}),
         **generation_nodes("handheld_to_360", CLIP_PROMPT, known_map()),
     }
-    nodes["composite"] = Node("ViewPointComposite", {"erp": Link("erp", "erp"), "view": frames, "camera_path": path})
+    placed = Link("place", "camera_path")
+    nodes["composite"] = Node("ViewPointComposite", {"erp": Link("erp", "erp"), "view": frames, "camera_path": placed})
     result = Link("composite", "erp")
     nodes["preview"] = Node("ViewPointPreview360", {"panorama": result, "fps": FPS})
     nodes["save"] = nodes.pop("save")  # the editor numbers nodes as they come

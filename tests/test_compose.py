@@ -1,12 +1,14 @@
 """Clips laid over one another on the map, partial panoramas, and the clip over the panorama."""
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
 from tests.analytic import smooth
+from viewpoint_core import composite
 from viewpoint_core.camera import direction_to_view, view_directions
 from viewpoint_core.camera_path import CameraPath, still_path
 from viewpoint_core.compose import border_angle, compose_maps, feathered
@@ -281,6 +283,44 @@ def test_angles_turn_the_path_of_a_composite_and_each_frame_is_one_of_its_own() 
         assert float((weight[one] - own).abs().max()) < 1e-5
 
 
+@pytest.mark.parametrize("photos", [1, 2])
+@pytest.mark.parametrize("colour_match", COLOUR_MATCHES)
+def test_what_is_shorter_than_the_panorama_stays_with_its_last_camera(photos: int, colour_match: str) -> None:
+    numbers = torch.Generator().manual_seed(0)
+    erp, clip = torch.rand(4, 3, 64, 128, generator=numbers), torch.rand(photos, 3, 48, 48, generator=numbers)
+    path = CameraPath(*(torch.tensor(v[:photos]).double() for v in ([10, 40], [0, 10], [0, 20], [80, 60])))
+    out = composite_view(erp, clip, path=path, yaw_deg=5, colour_match=colour_match)
+    held = torch.arange(4).clamp(max=photos - 1)
+    whole = composite_view(erp, clip[held], path=path.frames(held), yaw_deg=5, colour_match=colour_match)
+    assert all(torch.equal(*pair) for pair in zip(out, whole, strict=True))
+
+
+def test_without_holding_the_frames_after_the_clip_stay_as_they_were_generated() -> None:
+    erp, clip = torch.rand(4, 3, 64, 128), torch.rand(2, 3, 48, 48)
+    told: list[int] = []
+    options = {"hold_last": False, "on_frame": lambda: told.append(1), "colour_match": "off"}
+    out, weight = composite_view(erp, clip, **options)
+    assert torch.equal(out[2:], erp[2:])
+    assert float(weight[2:].max()) == 0
+    assert float(weight[:2].amin(0).max()) == 1
+    assert len(told) == 4
+    changed, _ = composite_view(sheared(erp), clip, hold_last=False)
+    assert not torch.equal(changed[3], sheared(erp)[3])  # colours are matched alike in all frames
+
+
+def test_a_path_that_stands_still_is_as_quick_as_no_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+    bands = composite.view_bands
+
+    def counted(view: Tensor, height: int, camera: dict[str, float], feather: float) -> Iterator[composite.Band]:
+        asked.append(camera["yaw_deg"])
+        return bands(view, height, camera, feather)
+
+    monkeypatch.setattr(composite, "view_bands", counted)
+    composite_view(torch.rand(4, 3, 64, 128), torch.rand(4, 3, 48, 48), path=still_path(4), colour_match="off")
+    assert asked == [0]
+
+
 def test_a_sharp_clip_stays_sharp() -> None:
     erp = torch.full((1, 1, 256, 512), 0.5)
     lines = ((torch.arange(180) // 8) % 2).float().expand(1, 1, 135, 180)
@@ -303,8 +343,8 @@ def test_a_view_too_small_for_any_pixel_is_refused(colour_match: str, words: str
 
 def test_bad_composites_are_refused_in_plain_words() -> None:
     erp, view = torch.zeros(2, 3, 32, 64), torch.zeros(2, 3, 16, 16)
-    with pytest.raises(ValueError, match="panorama has 2 frames .* and the clip 1 .*expected as many"):
-        composite_view(erp, view[:1])
+    with pytest.raises(ValueError, match="panorama has 1 frames .* and the clip 2 .*expected at most as many"):
+        composite_view(erp[:1], view)
     with pytest.raises(ValueError, match="feather_deg is 46, but .* spans 45.0 degrees"):
         composite_view(erp, view, feather_deg=46)
     with pytest.raises(ValueError, match="feather_deg is -1"):

@@ -1,15 +1,16 @@
 """The sharp input view over a generated panorama: where its camera looked, edge feathered, colours matched."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, groupby
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .camera import focal_length, view_rotation
-from .camera_path import CameraPath, still_path
+from .camera_path import CameraPath, hold_path, still_path
 from .compose import channels_last, check_feather, smoothstep
 from .resample import Grid, check_image, check_interpolation, sample
 from .sphere import direction_to_lonlat, erp_directions
@@ -116,12 +117,11 @@ def view_bands(view: Tensor, erp_height: int, camera: dict[str, float], feather:
             yield Band(part, columns, grid, weight, cover)
 
 
-def cameras_and_frames(path: CameraPath | None, still: dict[str, float], count: int) -> Iterator[tuple[dict, slice]]:
-    """Each camera with the frames that it took: one for all without a path."""
-    if path is None:
-        yield still, slice(0, count)
-    else:
-        yield from ((path.camera(frame), slice(frame, frame + 1)) for frame in range(count))
+def cameras_and_frames(path: CameraPath) -> list[tuple[dict[str, float], slice]]:
+    """Each camera of a path with the frames that it took, neighbours with the same one together."""
+    runs = [(camera, len(list(run))) for camera, run in groupby(map(path.camera, range(len(path))))]
+    ends = list(accumulate(count for _, count in runs))
+    return [(camera, slice(end - count, end)) for (camera, count), end in zip(runs, ends, strict=True)]
 
 
 def match_colours(source: Tensor, target: Tensor, weight: Tensor) -> ColourMatch:
@@ -134,7 +134,9 @@ def match_colours(source: Tensor, target: Tensor, weight: Tensor) -> ColourMatch
     return ColourMatch(gain[:, None, None], (means[1] - gain * means[0])[:, None, None])
 
 
-def overlap_colours(erp: Tensor, view: Tensor, cameras: list[tuple[dict, slice]]) -> tuple[Tensor, Tensor, Tensor]:
+def overlap_colours(
+    erp: Tensor, view: Sequence[Tensor], cameras: list[tuple[dict, slice]]
+) -> tuple[Tensor, Tensor, Tensor]:
     """Pixels (n, C) of panorama and clip where both show the same, over all frames, and their solid angles (n,)."""
     height = min(MEASURE_HEIGHT, erp.shape[-2])
     area = torch.cos(erp_directions(height, 2 * height)[..., 1].asin()).float()
@@ -144,7 +146,7 @@ def overlap_colours(erp: Tensor, view: Tensor, cameras: list[tuple[dict, slice]]
         numbers = range(frames.start, frames.stop)
         size = height, 2 * height
         small = torch.cat([F.interpolate(erp[n : n + 1].float(), size=size, mode="area").cpu() for n in numbers])
-        for band in view_bands(view, height, camera, 0):
+        for band in view_bands(view[0], height, camera, 0):
             whole = (band.weight >= 1).cpu()
             panorama = small[:, :, band.rows, band.columns][..., whole].mean(0).T
             clip = sum(band.draw(view[n].float(), "bilinear").cpu()[..., whole] for n in numbers).T / len(numbers)
@@ -169,34 +171,39 @@ def composite_view(
     feather_deg: float = 3,
     colour_match: str = "panorama to clip",
     interpolation: str = "bicubic",
+    hold_last: bool = True,
     on_frame: Callable[[], None] = lambda: None,
 ) -> tuple[Tensor, Tensor]:
-    """Lay views (T, C, h, w) over ERP images (T, C, H, 2H) -> ERP images and the views' weight (T, H, 2H).
+    """Lay views (t, C, h, w) over ERP images (T, C, H, 2H) -> ERP images and the views' weight (T, H, 2H).
 
     The view fades from its border over `feather_deg` degrees inward. Colours are matched once for all frames, by mean
     and spread per channel where both are known: of the panorama to the clip, or the other way round. Angles, fov_deg
-    and path as in `place_view`. `on_frame` is called once a frame. Raises ValueError where frames differ in number.
+    and path as in `place_view`, a camera for each view. Where there are fewer views than panoramas (a photo has one),
+    the last one and its camera stay, or, without `hold_last`, nothing is laid over the panoramas after it. `on_frame`
+    is called once a frame. Raises ValueError where there are more views than panoramas.
     """
     check_request(erp, view, colour_match, interpolation)
     still = {"yaw_deg": yaw_deg, "pitch_deg": pitch_deg, "roll_deg": roll_deg, "fov_deg": fov_deg}
-    check_feather_fits(feather_deg, *view.shape[-2:], still_path(1, **still) if path is None else path)
-    if path is not None:
-        check_frames(view, path, "view")
-        path = path.turned(yaw_deg, pitch_deg, roll_deg)
-    cameras = list(cameras_and_frames(path, still, len(view)))
-    below, above = colour_changes(erp, view, cameras, colour_match)
+    path = still_path(len(view), **still) if path is None else path.turned(yaw_deg, pitch_deg, roll_deg)
+    check_feather_fits(feather_deg, *view.shape[-2:], path)
+    check_frames(view, path, "view")
+    shown = len(erp) if hold_last else len(view)
+    frames = [view[min(number, len(view) - 1)] for number in range(shown)]
+    cameras = cameras_and_frames(hold_path(path, shown))
+    below, above = colour_changes(erp, frames, cameras, colour_match)
     out, weights = channels_last(erp), erp.new_zeros(len(erp), *erp.shape[-2:])
-    for camera, frames in cameras:
-        for frame in range(frames.start, frames.stop):
-            out[frame] = erp[frame] if below is None else below.apply(erp[frame])
-        lay_over(out[frames], weights[frames], view[frames], camera, above, feather_deg, interpolation)
-        for _ in range(frames.start, frames.stop):
+    for camera, run in [*cameras, *([(None, slice(shown, len(erp)))] if shown < len(erp) else [])]:
+        for number in range(run.start, run.stop):
+            out[number] = erp[number] if below is None else below.apply(erp[number])
+        if camera is not None:
+            lay_over(out[run], weights[run], frames[run], camera, above, feather_deg, interpolation)
+        for _ in range(run.start, run.stop):
             on_frame()
     return out, weights
 
 
 def colour_changes(
-    erp: Tensor, view: Tensor, cameras: list[tuple[dict, slice]], colour_match: str
+    erp: Tensor, view: Sequence[Tensor], cameras: list[tuple[dict, slice]], colour_match: str
 ) -> tuple[ColourMatch | None, ColourMatch | None]:
     """How the panorama's colours change, and the clip's."""
     if colour_match == "off":
@@ -210,7 +217,7 @@ def colour_changes(
 def lay_over(
     out: Tensor,
     weights: Tensor,
-    view: Tensor,
+    view: Sequence[Tensor],
     camera: dict[str, float],
     change: ColourMatch | None,
     feather_deg: float,
@@ -219,7 +226,7 @@ def lay_over(
     """Lay views of one camera over panoramas, and write their weight, both in place. Raises ValueError where the views
     cover no pixel."""
     drawn = False
-    for band in view_bands(view, out.shape[-2], camera, math.radians(feather_deg)):
+    for band in view_bands(view[0], out.shape[-2], camera, math.radians(feather_deg)):
         drawn = True
         for panorama, weight, picture in zip(out, weights, view, strict=True):
             colour = band.draw(picture, interpolation)
@@ -240,10 +247,10 @@ def check_request(erp: Tensor, view: Tensor, colour_match: str, interpolation: s
     check_erp(erp)
     check_image(view, "view")
     check_interpolation(interpolation)
-    if erp.ndim != 4 or view.ndim != 4 or len(erp) != len(view) or erp.shape[1] != view.shape[1]:
+    if erp.ndim != 4 or view.ndim != 4 or not 0 < len(view) <= len(erp) or erp.shape[1] != view.shape[1]:
         raise ValueError(
             f"the panorama has {len(erp)} frames {tuple(erp.shape)} and the clip {len(view)} {tuple(view.shape)}; "
-            "expected as many: cut the longer one, or repeat a photo (RepeatImageBatch)"
+            "expected at most as many of the clip, and the same channels: load fewer"
         )
     if colour_match not in COLOUR_MATCHES:
         raise ValueError(f"colour_match is {colour_match!r}; expected one of {', '.join(COLOUR_MATCHES)}")

@@ -8,7 +8,13 @@ import pack.nodes.memory as memory
 from pack.nodes import NODES
 from pack.nodes.camera import ViewPointCameraPath, ViewPointCutCameraPath, ViewPointEstimateCamera
 from pack.nodes.compose import ViewPointCompose, ViewPointComposite
-from pack.nodes.projection import ViewPointPlaceView, ViewPointRenderView
+from pack.nodes.projection import (
+    ViewPointFromERP,
+    ViewPointPlaceView,
+    ViewPointRenderView,
+    ViewPointToCubemap,
+    ViewPointToERP,
+)
 from pack.viewpoint_core.camera_path import CameraPath
 
 ANGLES = {"yaw_deg": 0.0, "pitch_deg": 0.0, "roll_deg": 0.0, "fov_deg": 90.0}
@@ -50,15 +56,16 @@ def check_a_clip_placed_by_its_estimate_lies_where_its_camera_looked() -> None:
     assert confidence > 0.5, report
     assert drift < 1
     assert "75.0 degrees" in report
-    found, masks = ViewPointPlaceView.execute(clip, 128, 0, "bicubic", path, **ANGLES).args
-    true, true_masks = ViewPointPlaceView.execute(clip, 128, 0, "bicubic", keyed(), **ANGLES).args
+    found, masks, placed = ViewPointPlaceView.execute(clip, 128, 0, "bicubic", path, **ANGLES).args
+    true, true_masks, _ = ViewPointPlaceView.execute(clip, 128, 0, "bicubic", keyed(), **ANGLES).args
     assert found.shape == (5, 128, 128, 3)
     assert masks.shape == (5, 128, 128)
     assert float((found - true)[(masks == 1) & (true_masks == 1)].abs().mean()) < 0.01
-    fleeting, seen = ViewPointPlaceView.execute(clip, 128, 0, "bicubic", path, hold_seen=False, **ANGLES).args
+    fleeting, seen, _ = ViewPointPlaceView.execute(clip, 128, 0, "bicubic", path, hold_seen=False, **ANGLES).args
     assert not torch.equal(seen[0], seen[4])
     assert torch.equal(masks, seen.amax(0).expand(5, -1, -1))
     assert torch.equal(found[seen == 1], fleeting[seen == 1])
+    assert torch.equal(placed.rotations(), path.rotations())
 
 
 def check_without_a_path_nodes_do_what_they_did() -> None:
@@ -73,7 +80,9 @@ def check_without_a_path_nodes_do_what_they_did() -> None:
         ViewPointPlaceView.execute(clip, 128, 5, "bicubic", still, **ANGLES).args,
     ]
     assert placed[0][0].shape == (5, 128, 128, 3)
-    assert all(torch.equal(one, other) for one, other in zip(*placed, strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(*(pair[:2] for pair in placed), strict=True))
+    assert placed[0][2].camera(0) == {"yaw_deg": 20.0, "pitch_deg": 0.0, "roll_deg": 0.0, "fov_deg": 90.0}
+    assert len(placed[0][2]) == 1
 
 
 def check_the_angles_turn_a_path() -> None:
@@ -111,8 +120,31 @@ def check_the_clip_lies_sharp_over_the_panorama() -> None:
     assert weight.shape == erp.shape[:3]
     assert float((out - erp).abs().mean()) < 0.02 < float((dull - erp).abs().mean())
     expect_error(
-        lambda: ViewPointComposite.execute(erp[:2], clip, 3.0, "off", "bicubic", keyed(), **ANGLES), "expected as many"
+        lambda: ViewPointComposite.execute(erp[:2], clip, 3.0, "off", "bicubic", keyed(), **ANGLES),
+        "expected at most as many",
     )
+
+
+def check_a_clip_is_laid_where_it_was_placed() -> None:
+    turned = {"yaw_deg": 40.0, "pitch_deg": 20.0, "roll_deg": 10.0, "fov_deg": 75.0}
+    clip = look(keyed())[:3]
+    path = ViewPointCutCameraPath.execute(keyed(), 0, 3, False).args[0]
+    for given in (path, None):
+        _, _, placed = ViewPointPlaceView.execute(clip, 128, 5, "bicubic", given, **turned).args
+        erp = world().repeat(5, 1, 1, 1)
+        laid = ViewPointComposite.execute(erp, clip, 3.0, "off", "bicubic", placed, **ANGLES).args
+        typed = ViewPointComposite.execute(erp, clip, 3.0, "off", "bicubic", given, **turned).args
+        for one, other in zip(laid, typed, strict=True):
+            assert float((one - other).abs().max()) < 1e-4
+        assert torch.equal(laid[1][4], laid[1][2]), "the last camera stays"
+
+
+def check_a_held_photo_is_no_view_into_itself() -> None:
+    placed, masks, path = ViewPointPlaceView.execute(look(None), 128, 5, "bicubic", **ANGLES).args
+    placed[0] = 0
+    assert float(placed[1].max()) > 0
+    assert masks.shape == (5, 128, 128)
+    assert len(path) == 1
 
 
 def check_videos_beyond_memory_are_refused_before_work() -> None:
@@ -126,6 +158,13 @@ def check_videos_beyond_memory_are_refused_before_work() -> None:
         )
         maps, masks = torch.zeros(1, 256, 256, 3).expand(700, -1, -1, -1), torch.ones(1, 256, 256).expand(700, -1, -1)
         expect_error(lambda: ViewPointCompose.execute(maps, masks, maps, masks, 0.0), "700 maps of side 256")
+        room = "GiB of memory, 1.0 GiB are free"
+        expect_error(lambda: ViewPointToERP.execute(maps, 2048, True, "bicubic"), room)
+        expect_error(lambda: ViewPointToCubemap.execute(maps, 512, True, "bicubic"), room)
+        expect_error(lambda: ViewPointFromERP.execute(erp, 736, "bicubic"), room)
+        expect_error(lambda: ViewPointPlaceView.execute(clip, 736, 0, "bicubic", **ANGLES), room)
+        expect_error(lambda: ViewPointPlaceView.execute(clip[:1], 736, 600, "bicubic", **ANGLES), room)
+        expect_error(lambda: ViewPointRenderView.execute(erp, 1920, 1080, "bicubic", **ANGLES), room)
     finally:
         memory.free_memory = free
 
