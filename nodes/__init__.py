@@ -17,6 +17,7 @@ from .projection import (
     ViewPointFromERP,
     ViewPointPlaceView,
     ViewPointRenderView,
+    ViewPointReorient,
     ViewPointToCubemap,
     ViewPointToERP,
 )
@@ -33,6 +34,7 @@ NODES: list[type[io.ComfyNode]] = [
     ViewPointToCubemap,
     ViewPointPlaceView,
     ViewPointRenderView,
+    ViewPointReorient,
     ViewPointCameraPath,
     ViewPointCutCameraPath,
     ViewPointEstimateCamera,

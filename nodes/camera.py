@@ -23,12 +23,12 @@ MAX_FRAMES = 16384
 EXAMPLE = "0: 0 0 0 90\n24: 60 10 0 75\n48: 120 0 0 90"
 
 
-def camera_path_input(what: str) -> io.Input:
-    """An optional camera path beside the angles of a node."""
+def camera_path_input(what: str, fov: str = "replaces fov_deg") -> io.Input:
+    """An optional camera path beside the angles of a node; fov: what becomes of its field of view."""
     return CameraPathType.Input(
         "camera_path",
         optional=True,
-        tooltip=f"{what} Its field of view replaces fov_deg; yaw_deg, pitch_deg and roll_deg turn the whole path, so "
+        tooltip=f"{what} Its field of view {fov}; yaw_deg, pitch_deg and roll_deg turn the whole path, so "
         "for an estimated path they say where its reference frame looks.",
     )
 

@@ -6,6 +6,7 @@ from torch import Tensor
 from ..viewpoint_core.camera_path import CameraPath, still_path
 from ..viewpoint_core.conditioning import GREY, extend_held, extend_unknown, known_whenever_seen
 from ..viewpoint_core.partial import partial_erp_to_viewpoint
+from ..viewpoint_core.reorient import reorient_erp
 from ..viewpoint_core.resample import INTERPOLATIONS
 from ..viewpoint_core.viewpoint_map import erp_to_viewpoint, erp_width_for_map, unit_pixels, viewpoint_to_erp
 from ..viewpoint_core.views import cubemap_to_viewpoint, place_view, render_view, viewpoint_to_cubemap
@@ -364,3 +365,42 @@ class ViewPointRenderView(io.ComfyNode):
             **angles,
         )
         return io.NodeOutput(own_frames_to_image(view))
+
+
+class ViewPointReorient(io.ComfyNode):
+    """ERP -> ERP with another front."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Inputs and outputs."""
+        return node_schema(
+            node_id="ViewPointReorient",
+            search_aliases=["360", "rotate panorama", "level horizon", "change front", "recenter", "stabilise"],
+            display_name="ViewPoint: turn a panorama",
+            category=CATEGORY,
+            description="Give an equirectangular panorama another front, or level its horizon.",
+            inputs=[
+                io.Image.Input("erp", tooltip="Equirectangular panorama, width = 2 x height."),
+                *angle_inputs()[:3],
+                interpolation_input(),
+                camera_path_input(
+                    "Where the front is in each frame; a single panorama is turned by all of its cameras.",
+                    fov="does not count",
+                ),
+            ],
+            outputs=[io.Image.Output(display_name="erp", tooltip="The turned panorama, of the same size.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, erp: Tensor, interpolation: str, camera_path: CameraPath | None = None, **angles: float
+    ) -> io.NodeOutput:
+        """Convert, one core call, convert."""
+        frames = image_to_frames(erp, "erp")
+        count = len(frames) if camera_path is None else len(camera_path)
+        check_room_for_frames(count, *frames.shape[-2:], "the panoramas")
+        progress = progress_bar(count)
+        turned = reorient_erp(
+            frames, path=camera_path, interpolation=interpolation, on_frame=lambda: progress.update(1), **angles
+        )
+        return io.NodeOutput(own_frames_to_image(turned))

@@ -23,9 +23,9 @@ upper branch makes a picture; the lower one writes a video frame by frame, which
 REFRAME_NOTE = f"""# A moving shot out of a panorama
 
 No model. {ERP_INPUT}
-A camera path from keyframes, cut to the length of the shot, and rendered as a flat video; a single view beside it.
-Look around in the preview and press "use this view" to write its angles into the view node. The shots are saved in
-`output/viewpoint`.
+A camera path from keyframes, cut to the length of the shot, and rendered as a flat video; a single view beside it; and
+the panorama with another front. Look around in the preview and press "use this view" to write its angles into one of
+the two nodes: what you look at becomes the view, or the panorama's front. All is saved in `output/viewpoint`.
 """
 CUBEMAP_NOTE = f"""# Panorama to a cubemap and back
 
@@ -62,7 +62,7 @@ def upscale_to_4k() -> Graph:
 
 
 def reframe() -> Graph:
-    """A camera path through a panorama, and a view chosen in the preview."""
+    """A camera path through a panorama, a view chosen in the preview, and the panorama with another front."""
     erp = Link("load", "IMAGE")
     nodes = {
         "load": Node("LoadImage", {"image": "sample_erp.png"}),
@@ -78,6 +78,10 @@ def reframe() -> Graph:
         "save": Node("SaveVideo", {"video": Link("video", "VIDEO"), "filename_prefix": "viewpoint/reframe"}),
         "view": Node("ViewPointRenderView", {"erp": erp, "width": 640, "height": 360}, "Still view"),
         "save_view": Node("SaveImage", {"images": Link("view", "view"), "filename_prefix": "viewpoint/reframe"}),
+        "turned": Node("ViewPointReorient", {"erp": erp, "yaw_deg": 90.0}, "Another front"),
+        "save_turned": Node(
+            "ViewPointSave360Image", {"erp": Link("turned", "erp"), "filename_prefix": "viewpoint/reframe_360"}
+        ),
     }
     return Graph(nodes, REFRAME_NOTE)
 

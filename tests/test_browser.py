@@ -495,6 +495,18 @@ def test_use_this_view_asks_which_of_several_and_takes_the_selected(comfy: Comfy
     assert comfy.evaluate(ANGLES, ids["place"])["yaw_deg"] == 7.5
 
 
+def test_use_this_view_makes_it_a_panoramas_front_and_leaves_the_horizon(comfy: ComfyPage) -> None:
+    ids = comfy.build(load=image("colours_erp.png"), view=viewer(["load", 0]), turn=target("ViewPointReorient"))
+    comfy.run()
+    shown = comfy.viewer()
+    shown.wait_for_picture()
+    shown.drag(-80, 30)
+    press_use(shown)
+    yaw, pitch, _ = shown.view()
+    assert 0 not in (yaw, pitch)
+    assert comfy.evaluate(ANGLES, ids["turn"]) == {"yaw_deg": yaw, "pitch_deg": 0, "roll_deg": 0}
+
+
 def test_use_this_view_says_when_there_is_no_node(comfy: ComfyPage) -> None:
     shown = show(comfy, "colours_erp.png")
     press_use(shown)

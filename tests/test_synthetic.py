@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.analytic import smooth
 from viewpoint_core.sphere import erp_directions
 from viewpoint_core.training.clips import Sampling, load_map, plan_clips
 from viewpoint_core.training.manifest import read_manifest
@@ -27,7 +26,7 @@ from viewpoint_core.training.synthetic import (
 from viewpoint_core.training.synthetic_render import shaded, sun_light
 from viewpoint_core.training.synthetic_solids import Solid, constant, hit_solid, near, solid_surface, to_local
 from viewpoint_core.training.synthetic_texture import Material, covered
-from viewpoint_core.training.synthetic_turn import draw_turn, rotate_erp, turn_panorama
+from viewpoint_core.training.synthetic_turn import turn_panorama
 from viewpoint_core.viewpoint_map import erp_to_viewpoint, map_directions
 from viewpoint_core.views import face_directions
 
@@ -274,12 +273,6 @@ def test_clips_that_are_there_are_not_made_again(tmp_path: Path) -> None:
 
 
 # Clips turned out of a panorama
-
-
-def test_a_turned_panorama_shows_each_direction_where_it_went() -> None:
-    erp, rotation = smooth(erp_directions(64, 128)), draw_turn(5).rotation(1.3)
-    expected = smooth(erp_directions(64, 128) @ rotation.T)
-    assert (rotate_erp(erp, rotation) - expected).abs().max() < 0.01
 
 
 def test_turned_clips_are_smooth_and_follow_the_seed() -> None:

@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 from ..camera import view_rotation
-from ..resample import Grid, sample
-from ..sphere import direction_to_erp, erp_directions
-from ..viewpoint_map import check_erp
+from ..reorient import rotate_erp
 
 YAW_RATE = (4.0, 18.0)
 PITCH, ROLL = 12.0, 6.0
@@ -43,17 +41,6 @@ def draw_turn(seed: int) -> Turn:
         (numbers.uniform(0, most), numbers.uniform(*PERIODS), numbers.uniform(0, 2 * math.pi)) for most in (PITCH, ROLL)
     ]
     return Turn(numbers.uniform(-180, 180), rate, swings[0], swings[1])
-
-
-def rotate_erp(erp: Tensor, rotation: Tensor) -> Tensor:
-    """What a camera of this camera-to-world rotation (3, 3) sees of ERP images (..., C, H, 2H), as such images.
-
-    Bicubic, so values may leave the source's range a little. Raises ValueError for an image that is not 2:1.
-    """
-    check_erp(erp)
-    height, width = erp.shape[-2:]
-    x, y = direction_to_erp(erp_directions(height, width) @ rotation.T, height, width)
-    return sample(erp, Grid(x.float(), y.float()), border="erp")
 
 
 def turn_panorama(erp: Tensor, frames: int, seed: int, fps: float = 16.0) -> Tensor:

@@ -1,0 +1,70 @@
+"""A panorama turned as a whole: another front, a level horizon, a camera that looks around."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .camera import view_rotation
+from .camera_path import CameraPath
+from .resample import Grid, check_interpolation, sample
+from .sphere import direction_to_erp, erp_directions
+from .viewpoint_map import check_erp
+from .views import check_frames
+
+BAND_PIXELS = 1 << 20  # whose directions, in float64, are held at once
+
+
+def rotation_grid(height: int, width: int, rotation: Tensor) -> Grid:
+    """Where the pixels of a turned ERP lie on the one before, for a camera-to-world rotation (3, 3)."""
+    grid = Grid(torch.empty(height, width), torch.empty(height, width))
+    step = max(1, BAND_PIXELS // width)
+    for top in range(0, height, step):
+        rows = slice(top, min(top + step, height))
+        x, y = direction_to_erp(erp_directions(height, width, rows) @ rotation.T, height, width)
+        grid.x[rows], grid.y[rows] = x.float(), y.float()
+    return grid
+
+
+def rotate_erp(erp: Tensor, rotation: Tensor, *, interpolation: str = "bicubic") -> Tensor:
+    """What a camera of this camera-to-world rotation (3, 3) sees of ERP images (..., C, H, 2H), as such images.
+
+    Bicubic values may leave the source's range a little. Raises ValueError for an image that is not 2:1.
+    """
+    check_erp(erp)
+    return sample(erp, rotation_grid(*erp.shape[-2:], rotation), interpolation=interpolation, border="erp")
+
+
+def reorient_erp(
+    erp: Tensor,
+    *,
+    yaw_deg: float = 0,
+    pitch_deg: float = 0,
+    roll_deg: float = 0,
+    path: CameraPath | None = None,
+    interpolation: str = "bicubic",
+    on_frame: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """ERP images (..., C, H, 2H) whose centre shows what lay at these angles before, turned clockwise by roll_deg.
+
+    A turn to the side by whole pixels moves them and computes none. With a path the ERP is a video (T, C, H, 2H) with a
+    frame for each of its cameras, or one frame (1, C, H, 2H) that all of them look at; the angles turn the path as a
+    whole, its fields of view do not count, and `on_frame` is called once a frame. Raises ValueError for images that are
+    not 2:1, and where lengths differ.
+    """
+    check_erp(erp)
+    check_interpolation(interpolation)
+    if path is None:
+        columns = yaw_deg / 360 * erp.shape[-1]
+        if pitch_deg == roll_deg == 0 and math.isclose(columns, round(columns), abs_tol=1e-6):
+            return erp.roll(-round(columns), dims=-1)
+        return rotate_erp(erp, view_rotation(yaw_deg, pitch_deg, roll_deg), interpolation=interpolation)
+    if erp.ndim != 4 or len(erp) != 1:
+        check_frames(erp, path, "erp")
+    turned = erp.new_empty(len(path), *erp.shape[1:])
+    rotations = path.turned(yaw_deg, pitch_deg, roll_deg).rotations()
+    for source, rotation, result in zip(erp.expand(len(path), -1, -1, -1), rotations, turned, strict=True):
+        result.copy_(rotate_erp(source, rotation, interpolation=interpolation))
+        on_frame()
+    return turned
