@@ -12,18 +12,11 @@ from .host import offer_models
 from .model import ViewPointPatchModel
 from .output import ViewPointSave360Image, ViewPointSave360Video
 from .preview import ViewPointPreview360
-from .projection import (
-    ViewPointFromCubemap,
-    ViewPointFromERP,
-    ViewPointPlaceView,
-    ViewPointRenderView,
-    ViewPointReorient,
-    ViewPointToCubemap,
-    ViewPointToERP,
-)
+from .projection import ViewPointFromCubemap, ViewPointFromERP, ViewPointToCubemap, ViewPointToERP
 from .sampling import ViewPointSampler
 from .text_embedding import ViewPointEmptyPrompt, ViewPointLoadTextEmbedding, ViewPointSaveTextEmbedding
 from .upscale import ViewPointUpscale, ViewPointUpscaleSave360Video
+from .views import ViewPointPlaceView, ViewPointRenderView, ViewPointReorient
 
 TINY_MODELS = Path(__file__).parents[1] / "workflows" / "assets" / "models"
 

@@ -9,8 +9,8 @@ from ..viewpoint_core.composite import COLOUR_MATCHES, composite_view
 from .camera import camera_path_input
 from .convert import image_to_frames, mask_to_frames, own_frames_to_image
 from .host import node_schema, progress_bar
+from .inputs import angle_inputs, interpolation_input
 from .memory import check_room
-from .projection import angle_inputs, interpolation_input
 
 
 def feather_input(default: float, tooltip: str) -> io.Float.Input:

@@ -184,7 +184,6 @@ def test_the_shot_follows_its_path_and_the_view_stands_still(server: ComfyServer
     assert psnr(picture(still), render_view(panorama, 360, 640)) > 40
     (turned,) = outputs_of(server, workflow, "ViewPointSave360Image", prompt)
     assert psnr(picture(turned), panorama.roll(-panorama.shape[-1] // 4, -1)) > 45
-    assert is_marked_360(turned)
     (shown,) = server.client.history(prompt)["outputs"][nodes_of(workflow, "ViewPointPreview360")[0]]["viewpoint_360"]
     assert (shown["projection"], shown["media"]) == ("erp", "image")
 

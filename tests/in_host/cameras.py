@@ -8,13 +8,8 @@ import pack.nodes.memory as memory
 from pack.nodes import NODES
 from pack.nodes.camera import ViewPointCameraPath, ViewPointCutCameraPath, ViewPointEstimateCamera
 from pack.nodes.compose import ViewPointCompose, ViewPointComposite
-from pack.nodes.projection import (
-    ViewPointFromERP,
-    ViewPointPlaceView,
-    ViewPointRenderView,
-    ViewPointToCubemap,
-    ViewPointToERP,
-)
+from pack.nodes.projection import ViewPointFromERP, ViewPointToCubemap, ViewPointToERP
+from pack.nodes.views import ViewPointPlaceView, ViewPointRenderView
 from pack.viewpoint_core.camera_path import CameraPath
 
 ANGLES = {"yaw_deg": 0.0, "pitch_deg": 0.0, "roll_deg": 0.0, "fov_deg": 90.0}
