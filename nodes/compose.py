@@ -13,9 +13,37 @@ from .inputs import angle_inputs, interpolation_input
 from .memory import check_room
 
 
-def feather_input(default: float, tooltip: str) -> io.Float.Input:
+def feather_input(default: float, tooltip: str, **how: bool) -> io.Float.Input:
     """The width of a soft edge."""
-    return io.Float.Input("feather_deg", default=default, min=0.0, max=90.0, step=0.25, round=0.001, tooltip=tooltip)
+    return io.Float.Input(
+        "feather_deg", default=default, min=0.0, max=90.0, step=0.25, round=0.001, tooltip=tooltip, **how
+    )
+
+
+def overlay_inputs(**how: bool) -> list[io.Input]:
+    """How a clip lies over a panorama."""
+    return [
+        feather_input(3.0, "Degrees inside the clip's border over which it fades. 0: a hard edge.", **how),
+        io.Combo.Input(
+            "colour_match",
+            options=list(COLOUR_MATCHES),
+            default=COLOUR_MATCHES[0],
+            tooltip="Whose colours change, by mean and spread where both are known, alike in all frames: the "
+            "panorama's (the clip stays as it is), the clip's, or nobody's.",
+            **how,
+        ),
+    ]
+
+
+def hold_clip_input() -> io.Boolean.Input:
+    """What follows a clip that is shorter than the panorama."""
+    return io.Boolean.Input(
+        "hold_last",
+        default=True,
+        optional=True,
+        tooltip="Where the panorama has more frames than the clip: the clip's last frame stays, as a photo "
+        "does. Off: later frames stay as they were generated. As in 'place a clip'.",
+    )
 
 
 class ViewPointCompose(io.ComfyNode):
@@ -92,22 +120,9 @@ class ViewPointComposite(io.ComfyNode):
                     "view", tooltip="The original clip or photo, at most as many frames as the panorama has."
                 ),
                 *angle_inputs(),
-                feather_input(3.0, "Degrees inside the clip's border over which it fades. 0: a hard edge."),
-                io.Combo.Input(
-                    "colour_match",
-                    options=list(COLOUR_MATCHES),
-                    default=COLOUR_MATCHES[0],
-                    tooltip="Whose colours change, by mean and spread where both are known, alike in all frames: the "
-                    "panorama's (the clip stays as it is), the clip's, or nobody's.",
-                ),
+                *overlay_inputs(),
                 interpolation_input(),
-                io.Boolean.Input(
-                    "hold_last",
-                    default=True,
-                    optional=True,
-                    tooltip="Where the panorama has more frames than the clip: the clip's last frame stays, as a photo "
-                    "does. Off: later frames stay as they were generated. As in 'place a clip'.",
-                ),
+                hold_clip_input(),
                 camera_path_input(
                     "Where the clip's camera looked in each of its frames. From 'place a clip', its angles are in the "
                     "path already; leave them 0 here."

@@ -9,6 +9,8 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..viewpoint_core.camera_path import CameraPath
+from ..viewpoint_core.composite import MEASURE_HEIGHT, Overlay, overlaid_frames, plan_overlay
 from ..viewpoint_core.conditioning import check_finite
 from ..viewpoint_core.upright import (
     LOSSLESS_OVERSAMPLING,
@@ -18,8 +20,10 @@ from ..viewpoint_core.upright import (
     upright_to_erp,
     viewpoint_to_upright,
 )
-from ..viewpoint_core.viewpoint_map import check_erp_width, check_map, erp_width_for_map
+from ..viewpoint_core.viewpoint_map import check_erp_width, check_map, erp_width_for_map, viewpoint_to_erp
 from ..viewpoint_core.views import FACES
+from .camera import CameraPathType
+from .compose import hold_clip_input, overlay_inputs
 from .convert import FrameStream, image_to_frames
 from .host import check_upscale_model, loaded_upscaler, node_schema, progress_bar, workflow_metadata
 from .memory import check_room
@@ -108,6 +112,15 @@ def upscaled_frames(frames: Tensor, plan: UpscalePlan, progress: Any) -> Iterato
             yield upright_to_erp(counted(charts, upscale, device), plan.layout, plan.width).clamp_(0, 1)
 
 
+def plan_clip(frames: Tensor, view: Tensor, path: CameraPath | None, **how: Any) -> Overlay:
+    """How the clip is laid over the panoramas of these maps. Its colours are compared with the maps', which an upscale
+    model leaves as they are. Raises ValueError where it is not known where the clip lies."""
+    if path is None:
+        raise ValueError("a view is connected, but no camera path; connect the one that 'place a clip' gives")
+    small = viewpoint_to_erp(frames.float(), 2 * MEASURE_HEIGHT)
+    return plan_overlay(small, view.to(small.device), path=path, **how)
+
+
 def upscale_inputs() -> list[io.Input]:
     """Map, model and how to use it."""
     return [
@@ -194,8 +207,25 @@ class ViewPointUpscaleSave360Video(io.ComfyNode):
             display_name="ViewPoint: upscale and save 360 video",
             category=CATEGORY,
             description="Upscale a ViewPoint map video, without swirls at the poles, straight into a 4K or 8K MP4 "
-            "marked as 360 degrees. Holds one panorama at a time.",
-            inputs=[*upscale_inputs(), prefix_input("video/ViewPoint360_upscaled"), *encoding_inputs()],
+            "marked as 360 degrees, with the sharp clip laid over it if it is given. Holds one panorama at a time.",
+            inputs=[
+                *upscale_inputs(),
+                prefix_input("video/ViewPoint360_upscaled"),
+                *encoding_inputs(),
+                io.Image.Input(
+                    "view",
+                    optional=True,
+                    tooltip="The original clip or photo, laid over the panorama in its full sharpness. Needs the "
+                    "camera path from 'place a clip'.",
+                ),
+                CameraPathType.Input(
+                    "camera_path",
+                    optional=True,
+                    tooltip="From 'place a clip': where each of the clip's frames lies.",
+                ),
+                *overlay_inputs(optional=True),
+                hold_clip_input(),
+            ],
             outputs=[],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
@@ -214,13 +244,20 @@ class ViewPointUpscaleSave360Video(io.ComfyNode):
         crf: int,
         upscale_model: Any = None,
         audio: Any = None,
+        view: Tensor | None = None,
+        camera_path: CameraPath | None = None,
+        **how: Any,
     ) -> io.NodeOutput:
-        """Check, then upscale, encode and drop frame by frame."""
+        """Check, then upscale, lay over, encode and drop frame by frame."""
         check_choice(codec, CODECS, "codec")
         frames, rate = image_to_frames(viewpoint, "viewpoint"), frame_rate(fps)
         plan = plan_upscale(frames, upscale_model, erp_width, passes, tile_size)
+        overlay = None if view is None else plan_clip(frames, image_to_frames(view, "view"), camera_path, **how)
         progress = progress_bar(len(frames) * (len(FACES) + 1))
         metadata = workflow_metadata(cls.hidden)
         with closing(upscaled_frames(frames, plan, progress)) as panoramas:
+            if overlay is not None:
+                on_cpu = (panorama.cpu() for panorama in panoramas)
+                panoramas = (panorama.clamp_(0, 1) for panorama in overlaid_frames(on_cpu, overlay))
             stream = FrameStream(panoramas, (len(frames), 3, plan.width // 2, plan.width))
             return save_video(stream, filename_prefix, rate, codec, crf, audio, metadata, progress)

@@ -308,6 +308,21 @@ def test_without_holding_the_frames_after_the_clip_stay_as_they_were_generated()
     assert not torch.equal(changed[3], sheared(erp)[3])  # colours are matched alike in all frames
 
 
+@pytest.mark.parametrize("colour_match", COLOUR_MATCHES)
+@pytest.mark.parametrize("hold_last", [True, False])
+@pytest.mark.parametrize("turning", [True, False])
+def test_frame_by_frame_is_as_all_at_once(turning: bool, hold_last: bool, colour_match: str) -> None:
+    numbers = torch.Generator().manual_seed(0)
+    erp, clip = torch.rand(4, 3, 64, 128, generator=numbers), torch.rand(3, 3, 48, 48, generator=numbers)
+    angles = ([0, 40, 40], [0, 10, 10], [0, 20, 20], [80, 60, 60])
+    path = CameraPath(*(torch.tensor(v).double() for v in angles)) if turning else None
+    how = {"path": path, "yaw_deg": 20, "hold_last": hold_last, "colour_match": colour_match}
+    whole, _ = composite_view(erp, clip, **how)
+    frames = composite.overlaid_frames((frame.clone() for frame in erp), composite.plan_overlay(erp, clip, **how))
+    for frame, expected in zip(frames, whole, strict=True):
+        assert torch.equal(frame, expected)
+
+
 def test_a_path_that_stands_still_is_as_quick_as_no_path(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[float] = []
     bands = composite.view_bands
@@ -319,6 +334,9 @@ def test_a_path_that_stands_still_is_as_quick_as_no_path(monkeypatch: pytest.Mon
     monkeypatch.setattr(composite, "view_bands", counted)
     composite_view(torch.rand(4, 3, 64, 128), torch.rand(4, 3, 48, 48), path=still_path(4), colour_match="off")
     assert asked == [0]
+    overlay = composite.plan_overlay(torch.rand(4, 3, 64, 128), torch.rand(1, 3, 48, 48), colour_match="off")
+    assert len(list(composite.overlaid_frames(torch.rand(4, 3, 64, 128), overlay))) == 4
+    assert asked == [0, 0]
 
 
 def test_a_sharp_clip_stays_sharp() -> None:

@@ -18,6 +18,7 @@ from scripts.host import provide_host
 from scripts.tiny_upscaler import write_upscaler
 from tests.analytic import smooth
 from tests.host_process import check_names, outcomes
+from viewpoint_core.camera import direction_to_view
 from viewpoint_core.sphere import erp_directions
 from viewpoint_core.video import to_rgb
 
@@ -121,6 +122,25 @@ def test_a_video_has_its_frames_marks_workflow_and_sound(server: ComfyServer) ->
     assert list((server.base / "output").rglob(".*")) == []
 
 
+def test_the_sharp_clip_lies_over_the_upscaled_video_where_it_was_placed(server: ComfyServer) -> None:
+    workflow = video(2, frames=3, view=["clip", 0], camera_path=["place", 2], colour_match="off", feather_deg=0.0)
+    workflow["clip"] = node("EmptyImage", width=64, height=64, batch_size=2, color=0xFFFFFF)
+    angles = {"yaw_deg": 40.0, "pitch_deg": 10.0, "roll_deg": 0.0, "fov_deg": 60.0}
+    placed = {"map_size": MAP, "length": 3, "interpolation": "bicubic", **angles}
+    workflow["place"] = node("ViewPointPlaceView", view=["clip", 0], **placed)
+    (file,) = outputs(server, workflow)
+    with av.open(str(file)) as container:
+        frames = [to_rgb(frame).movedim(0, -1).numpy().astype(float) for frame in container.decode(video=0)]
+    inside, outside = (
+        direction_to_view(erp_directions(WIDTH // 2, WIDTH), 64, 64, **angles | {"fov_deg": fov})[2].numpy()
+        for fov in (50.0, 70.0)
+    )
+    assert len(frames) == 3
+    for frame in frames:
+        assert frame[inside].mean() > 250
+        assert np.abs(frame - expected(WIDTH))[~outside].mean() < 4
+
+
 def test_a_cancelled_upscale_leaves_no_file(server: ComfyServer) -> None:
     def cancel(kind: str, data: dict[str, Any]) -> None:
         if kind == "progress" and data["node"] == "up" and 9 <= data["value"] < 20:
@@ -151,8 +171,9 @@ def too_wide() -> Workflow:
         (too_wide(), "24576 pixels wide; expected at most 16384"),
         (video(0, codec="vp9"), "'vp9'; expected one of h264, h265"),
         (video(0, filename_prefix="../../away"), "outside the output folder"),
+        (video(0, view=["load", 0]), "a view is connected, but no camera path"),
     ],
-    ids=["no map", "too wide", "codec", "outside"],
+    ids=["no map", "too wide", "codec", "outside", "no path"],
 )
 def test_bad_input_is_refused_in_plain_words(server: ComfyServer, workflow: Workflow, words: str) -> None:
     with pytest.raises(PromptFailed, match=words):

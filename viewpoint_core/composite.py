@@ -1,9 +1,10 @@
 """The sharp input view over a generated panorama: where its camera looked, edge feathered, colours matched."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -159,7 +160,46 @@ def overlap_colours(
     return tuple(torch.cat(parts) for parts in zip(*shown, strict=True))
 
 
-def composite_view(
+@dataclass(frozen=True)
+class Overlay:
+    """Views (C, h, w) that are laid over the panoramas of the same number, each by its camera, and how.
+
+    below, above: how the colours of all panoramas change, and those of the views.
+    """
+
+    views: list[Tensor]
+    path: CameraPath
+    below: ColourMatch | None
+    above: ColourMatch | None
+    feather_deg: float
+    interpolation: str
+
+    def recoloured(self, panorama: Tensor) -> Tensor:
+        """A panorama as it is below the views."""
+        return panorama if self.below is None else self.below.apply(panorama)
+
+    def bands(self, erp_height: int, camera: dict[str, float]) -> Iterator[Band]:
+        """Where this camera's views lie on panoramas of this height. Raises ValueError where they cover no pixel."""
+        found = False
+        for band in view_bands(self.views[0], erp_height, camera, math.radians(self.feather_deg)):
+            found = True
+            yield band
+        if not found:
+            raise ValueError(
+                f"a view of {camera['fov_deg']} degrees covers no pixel of a panorama {2 * erp_height} wide; "
+                "upscale the panorama first"
+            )
+
+    def lay(self, view: Tensor, band: Band, panorama: Tensor) -> None:
+        """Lay one band of a view over a panorama (C, H, 2H), in place."""
+        colour = band.draw(view, self.interpolation)
+        if self.above is not None:  # of the drawn rows, which are less than the clip; the offset counts by weight
+            colour = colour * self.above.gain.to(colour) + self.above.offset.to(colour) * band.weight.to(colour)
+        below = panorama[:, band.rows, band.columns]
+        below.copy_(below * (1 - band.weight).to(below) + colour.to(below))
+
+
+def plan_overlay(
     erp: Tensor,
     view: Tensor,
     *,
@@ -172,7 +212,23 @@ def composite_view(
     colour_match: str = "panorama to clip",
     interpolation: str = "bicubic",
     hold_last: bool = True,
-    on_frame: Callable[[], None] = lambda: None,
+) -> Overlay:
+    """How views (t, C, h, w) are laid over ERP images (T, C, H, 2H), as `composite_view` says it; colours are compared
+    on these images, which may be smaller ones than those that the views are then laid over."""
+    check_request(erp, view, colour_match, interpolation)
+    still = {"yaw_deg": yaw_deg, "pitch_deg": pitch_deg, "roll_deg": roll_deg, "fov_deg": fov_deg}
+    path = still_path(len(view), **still) if path is None else path.turned(yaw_deg, pitch_deg, roll_deg)
+    check_feather_fits(feather_deg, *view.shape[-2:], path)
+    check_frames(view, path, "view")
+    shown = len(erp) if hold_last else len(view)
+    views = [view[min(number, len(view) - 1)] for number in range(shown)]
+    path = hold_path(path, shown)
+    changes = colour_changes(erp, views, cameras_and_frames(path), colour_match)
+    return Overlay(views, path, *changes, feather_deg, interpolation)
+
+
+def composite_view(
+    erp: Tensor, view: Tensor, *, on_frame: Callable[[], None] = lambda: None, **how: Any
 ) -> tuple[Tensor, Tensor]:
     """Lay views (t, C, h, w) over ERP images (T, C, H, 2H) -> ERP images and the views' weight (T, H, 2H).
 
@@ -180,26 +236,36 @@ def composite_view(
     and spread per channel where both are known: of the panorama to the clip, or the other way round. Angles, fov_deg
     and path as in `place_view`, a camera for each view. Where there are fewer views than panoramas (a photo has one),
     the last one and its camera stay, or, without `hold_last`, nothing is laid over the panoramas after it. `on_frame`
-    is called once a frame. Raises ValueError where there are more views than panoramas.
+    is called once a frame; all else as in `plan_overlay`. Raises ValueError where there are more views than panoramas.
     """
-    check_request(erp, view, colour_match, interpolation)
-    still = {"yaw_deg": yaw_deg, "pitch_deg": pitch_deg, "roll_deg": roll_deg, "fov_deg": fov_deg}
-    path = still_path(len(view), **still) if path is None else path.turned(yaw_deg, pitch_deg, roll_deg)
-    check_feather_fits(feather_deg, *view.shape[-2:], path)
-    check_frames(view, path, "view")
-    shown = len(erp) if hold_last else len(view)
-    frames = [view[min(number, len(view) - 1)] for number in range(shown)]
-    cameras = cameras_and_frames(hold_path(path, shown))
-    below, above = colour_changes(erp, frames, cameras, colour_match)
+    overlay = plan_overlay(erp, view, **how)
     out, weights = channels_last(erp), erp.new_zeros(len(erp), *erp.shape[-2:])
-    for camera, run in [*cameras, *([(None, slice(shown, len(erp)))] if shown < len(erp) else [])]:
-        for number in range(run.start, run.stop):
-            out[number] = erp[number] if below is None else below.apply(erp[number])
-        if camera is not None:
-            lay_over(out[run], weights[run], frames[run], camera, above, feather_deg, interpolation)
+    for target, panorama in zip(out, erp, strict=True):
+        target.copy_(overlay.recoloured(panorama))
+    for camera, run in cameras_and_frames(overlay.path):
+        for band in overlay.bands(erp.shape[-2], camera):
+            for panorama, weight, picture in zip(out[run], weights[run], overlay.views[run], strict=True):
+                overlay.lay(picture, band, panorama)
+                weight[band.rows, band.columns] = band.weight.to(weight)
         for _ in range(run.start, run.stop):
             on_frame()
+    for _ in range(len(overlay.views), len(erp)):
+        on_frame()
     return out, weights
+
+
+def overlaid_frames(panoramas: Iterable[Tensor], overlay: Overlay) -> Iterator[Tensor]:
+    """ERP images (C, H, 2H) one by one, each changed in place to have its view on it."""
+    cameras = [overlay.path.camera(frame) for frame in range(len(overlay.path))]
+    bands: list[Band] = []
+    for number, panorama in enumerate(panoramas):
+        panorama = overlay.recoloured(panorama)
+        if number < len(cameras):
+            if not number or cameras[number] != cameras[number - 1]:  # of a camera that stands still they are kept
+                bands = list(overlay.bands(panorama.shape[-2], cameras[number]))
+            for band in bands:
+                overlay.lay(overlay.views[number], band, panorama)
+        yield panorama
 
 
 def colour_changes(
@@ -212,34 +278,6 @@ def colour_changes(
     if colour_match == "panorama to clip":
         return match_colours(panorama, clip, area), None
     return None, match_colours(clip, panorama, area)
-
-
-def lay_over(
-    out: Tensor,
-    weights: Tensor,
-    view: Sequence[Tensor],
-    camera: dict[str, float],
-    change: ColourMatch | None,
-    feather_deg: float,
-    interpolation: str,
-) -> None:
-    """Lay views of one camera over panoramas, and write their weight, both in place. Raises ValueError where the views
-    cover no pixel."""
-    drawn = False
-    for band in view_bands(view[0], out.shape[-2], camera, math.radians(feather_deg)):
-        drawn = True
-        for panorama, weight, picture in zip(out, weights, view, strict=True):
-            colour = band.draw(picture, interpolation)
-            if change is not None:  # of the drawn rows, which are less than the clip; the offset counts by weight
-                colour = colour * change.gain.to(colour) + change.offset.to(colour) * band.weight.to(colour)
-            below = panorama[:, band.rows, band.columns]
-            below.copy_(below * (1 - band.weight).to(below) + colour.to(below))
-            weight[band.rows, band.columns] = band.weight.to(weight)
-    if not drawn:
-        raise ValueError(
-            f"a view of {camera['fov_deg']} degrees covers no pixel of a panorama {out.shape[-1]} wide; "
-            "upscale the panorama first"
-        )
 
 
 def check_request(erp: Tensor, view: Tensor, colour_match: str, interpolation: str) -> None:
