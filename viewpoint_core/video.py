@@ -2,9 +2,10 @@
 
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -18,6 +19,7 @@ from av.video.stream import VideoStream
 from torch import Tensor
 
 from .conditioning import check_length
+from .hdr import BT2020, UNSPECIFIED, Colours, sdr_codes
 
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"}
 HEADER_RATE_DEFAULT = 25.0
@@ -87,19 +89,35 @@ def shown_size(frame: VideoFrame) -> tuple[int, int]:
     return (frame.height, frame.width) if display_turn(frame)[0] else (frame.width, frame.height)
 
 
-def to_rgb(frame: VideoFrame, size: tuple[int, int] | None = None) -> Tensor:
-    """A decoded frame as uint8 (3, H, W), by the colour space, range and turn that it states, scaled to `size`
-    (width, height, as shown) by the area that pixels cover."""
+def colours_of(stream: VideoStream) -> Colours:
+    """A stream's primaries and transfer, which its decoder knows once it has given a frame; the frame has them not."""
+    return Colours(stream.codec_context.color_primaries, stream.codec_context.color_trc)
+
+
+def sdr_picture(frame: VideoFrame, colours: Colours, scaling: dict[str, Any]) -> Tensor:
+    """A frame as uint8 (3, H, W) of SDR, not turned yet."""
+    # PyAV converts by the source's colour space only where the destination's, which RGB does not have, is another
+    heeded = {"src_color_range": frame.color_range, "dst_colorspace": Colorspace.ITU601} | scaling
+    if colours.plain:
+        return torch.from_numpy(frame.to_ndarray(format="rgb24", **heeded)).movedim(-1, 0)
+    if colours.gamut == BT2020 and frame.colorspace == UNSPECIFIED:
+        frame.colorspace = BT2020
+    deep = frame.reformat(format="gbrp16le", **heeded)
+    green, blue, red = (
+        np.frombuffer(plane, "<u2").reshape(plane.height, -1)[:, : plane.width] for plane in deep.planes
+    )
+    return torch.from_numpy(sdr_codes((red, green, blue), colours))
+
+
+def to_rgb(frame: VideoFrame, size: tuple[int, int] | None = None, colours: Colours | None = None) -> Tensor:
+    """A decoded frame as uint8 (3, H, W) of SDR, by the colour space, range and turn that it states and its stream's
+    `colours` (BT.709's without), scaled to `size` (width, height, as shown) by the area that pixels cover."""
     exchanged, mirror_x, mirror_y = display_turn(frame)
     scaling = {}
     if size is not None:
         width, height = size[::-1] if exchanged else size
         scaling = {"width": width, "height": height, "interpolation": "AREA"}
-    # PyAV converts by the source's colour space only where the destination's, which RGB does not have, is another
-    pixels = frame.to_ndarray(
-        format="rgb24", src_color_range=frame.color_range, dst_colorspace=Colorspace.ITU601, **scaling
-    )
-    picture = torch.from_numpy(pixels).movedim(-1, 0)
+    picture = sdr_picture(frame, colours or Colours(), scaling)
     picture = picture.transpose(-2, -1) if exchanged else picture
     flips = [axis for axis, mirrored in ((-1, mirror_x), (-2, mirror_y)) if mirrored]
     return picture.flip(flips).contiguous()
@@ -109,10 +127,10 @@ def pick_frames(
     timed: Iterable[tuple[float, VideoFrame]],
     times: Sequence[float],
     tick: float,
-    size: tuple[int, int] | None = None,
+    draw: Callable[[VideoFrame], Tensor],
     on_frame: Callable[[], None] = lambda: None,
 ) -> list[Tensor]:
-    """The frames on screen at growing times, as RGB; fewer where the frames end before, none where they start after."""
+    """The frames on screen at growing times, drawn; fewer where the frames end before, none where they start after."""
     picked: list[Tensor] = []
     shown: tuple[float, VideoFrame] | None = None
     limits = [time + tick / 2 for time in times]
@@ -120,13 +138,13 @@ def pick_frames(
         if shown is None and moment >= limits[0]:
             return []
         while shown is not None and len(picked) < len(limits) and moment >= limits[len(picked)]:
-            picked.append(to_rgb(shown[1], size))
+            picked.append(draw(shown[1]))
             on_frame()
         if len(picked) == len(limits):
             return picked
         shown = moment, frame
     rest = [limit for limit in limits[len(picked) :] if shown and limit - shown[0] <= tick + 1e-6]
-    return picked + [to_rgb(shown[1], size) for _ in rest] if shown else picked
+    return picked + [draw(shown[1]) for _ in rest] if shown else picked
 
 
 def decode_at(
@@ -145,13 +163,14 @@ def decode_at(
         if first is None:
             return []
         times = [first[0] + time for time in times]
+        draw = partial(to_rgb, size=size, colours=colours_of(stream))
         if not seek:
-            return pick_frames(chain([first], timed), times, tick, size, on_frame)
+            return pick_frames(chain([first], timed), times, tick, draw, on_frame)
         try:
             container.seek(int(times[0] / stream.time_base), stream=stream, backward=True)
         except (av.FFmpegError, OSError):
             return []
-        return pick_frames(timed_frames(container, stream), times, tick, size, on_frame)
+        return pick_frames(timed_frames(container, stream), times, tick, draw, on_frame)
 
 
 def pictures_at(
