@@ -2,7 +2,6 @@
 
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -123,68 +122,60 @@ def to_rgb(frame: VideoFrame, size: tuple[int, int] | None = None, colours: Colo
     return picture.flip(flips).contiguous()
 
 
-def pick_frames(
-    timed: Iterable[tuple[float, VideoFrame]],
-    times: Sequence[float],
-    tick: float,
-    draw: Callable[[VideoFrame], Tensor],
-    on_frame: Callable[[], None] = lambda: None,
-) -> list[Tensor]:
-    """The frames on screen at growing times, drawn; fewer where the frames end before, none where they start after."""
-    picked: list[Tensor] = []
-    shown: tuple[float, VideoFrame] | None = None
+def pick_frames(timed: Iterable[tuple[float, VideoFrame]], times: Sequence[float], tick: float) -> Iterator[VideoFrame]:
+    """The frames on screen at growing times; fewer where the frames end before, none where they start after."""
+    picked, shown = 0, None
     limits = [time + tick / 2 for time in times]
     for moment, frame in timed:
         if shown is None and moment >= limits[0]:
-            return []
-        while shown is not None and len(picked) < len(limits) and moment >= limits[len(picked)]:
-            picked.append(draw(shown[1]))
-            on_frame()
-        if len(picked) == len(limits):
-            return picked
+            return
+        while shown is not None and picked < len(limits) and moment >= limits[picked]:
+            picked += 1
+            yield shown[1]
+        if picked == len(limits):
+            return
         shown = moment, frame
-    rest = [limit for limit in limits[len(picked) :] if shown and limit - shown[0] <= tick + 1e-6]
-    return picked + [draw(shown[1]) for _ in rest] if shown else picked
+    for limit in limits[picked:] if shown else []:
+        if limit - shown[0] <= tick + 1e-6:
+            yield shown[1]
 
 
 def decode_at(
-    file: Path,
-    times: Sequence[float],
-    tick: float,
-    size: tuple[int, int] | None,
-    seek: bool,
-    on_frame: Callable[[], None],
-) -> list[Tensor]:
-    """The frames on screen at growing times in seconds after the first frame; fewer where some cannot be had."""
+    file: Path, times: Sequence[float], tick: float, size: tuple[int, int] | None, seek: bool
+) -> Iterator[Tensor]:
+    """The pictures on screen at growing times in seconds after the first frame; fewer where some cannot be had."""
     container, stream = open_video(file)
     with container:
         timed = timed_frames(container, stream)
         first = next(timed, None)
         if first is None:
-            return []
-        times = [first[0] + time for time in times]
-        draw = partial(to_rgb, size=size, colours=colours_of(stream))
-        if not seek:
-            return pick_frames(chain([first], timed), times, tick, draw, on_frame)
-        try:
-            container.seek(int(times[0] / stream.time_base), stream=stream, backward=True)
-        except (av.FFmpegError, OSError):
-            return []
-        return pick_frames(timed_frames(container, stream), times, tick, draw, on_frame)
+            return
+        if seek:
+            try:
+                container.seek(int((first[0] + times[0]) / stream.time_base), stream=stream, backward=True)
+            except (av.FFmpegError, OSError):
+                return
+        frames = timed_frames(container, stream) if seek else chain([first], timed)
+        for frame in pick_frames(frames, [first[0] + time for time in times], tick):
+            yield to_rgb(frame, size, colours_of(stream))
 
 
-def pictures_at(
-    file: Path,
-    times: Sequence[float],
-    tick: float,
-    size: tuple[int, int] | None = None,
-    on_frame: Callable[[], None] = lambda: None,
-) -> list[Tensor]:
-    """The pictures on screen at growing times in seconds after the first, uint8 (3, H, W); fewer where the video ends
-    or breaks. Seeks where that saves decoding, and decodes all if seeking fails. A time may be half a tick early.
-    `on_frame` is called for each picture, and again where all is decoded anew."""
-    picked = decode_at(file, times, tick, size, True, on_frame) if times[0] > SEEK_SECONDS else []
-    return picked if len(picked) == len(times) else decode_at(file, times, tick, size, False, on_frame)
+def each_picture(
+    file: Path, times: Sequence[float], tick: float, size: tuple[int, int] | None = None
+) -> Iterator[tuple[int, Tensor]]:
+    """The pictures on screen at growing times in seconds after the first, uint8 (3, H, W), each with its number from 0,
+    one after the other; fewer where the video ends or breaks. A time may be half a tick early.
+
+    Seeks where that saves decoding. Where seeking fails, all is decoded, and the pictures begin at 0 once more.
+    """
+    if times[0] > SEEK_SECONDS:
+        came = 0
+        for number, picture in enumerate(decode_at(file, times, tick, size, seek=True)):
+            came = number + 1
+            yield number, picture
+        if came == len(times):
+            return
+    yield from enumerate(decode_at(file, times, tick, size, seek=False))
 
 
 class Opening(NamedTuple):
@@ -231,19 +222,23 @@ def read_clip(
     """`length` (4k + 1) pictures of a video at a constant rate, uint8 (T, 3, H, W), and the sound that belongs to them.
 
     Upright as the file's turn says, in square pixels. The sound is float32 (channels, samples) and its rate, or None.
-    `on_frame` is called for each picture. Raises ValueError for a file that is damaged or too short.
+    `on_frame` is called for each picture, and again where seeking failed. Raises ValueError for a file that is damaged
+    or too short.
     """
     check_length(length)
     opening = read_opening(file)
     size = fit_size(opening.width, opening.height, longest_side)
     times = [start_s + number / fps for number in range(length)]
-    pictures = pictures_at(file, times, opening.tick, size, on_frame)
-    if len(pictures) < length:
+    clip, came = torch.empty(length, 3, *size[::-1], dtype=torch.uint8), 0
+    for number, picture in each_picture(file, times, opening.tick, size):
+        clip[number], came = picture, number + 1
+        on_frame()
+    if came < length:
         raise ValueError(
             f"{file}: asked for {length} pictures at {fps:g} fps from {start_s:g} s on, and the video has "
-            f"{len(pictures)} until it ends or breaks"
+            f"{came} until it ends or breaks"
         )
-    return torch.stack(pictures), read_sound(file, opening.time + start_s, length / fps)
+    return clip, read_sound(file, opening.time + start_s, length / fps)
 
 
 def read_sound(file: Path, begin: float, seconds: float) -> tuple[Tensor, int] | None:
