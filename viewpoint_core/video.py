@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 import torch
+from av.audio.layout import AudioLayout
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.container import InputContainer
@@ -23,6 +24,7 @@ from .hdr import BT2020, UNSPECIFIED, Colours, sdr_codes
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"}
 HEADER_RATE_DEFAULT = 25.0
 SEEK_SECONDS = 1.0
+LAYOUTS_OF_6 = {"5.1", "5.1(side)", "6 channels"}  # the last one says nothing else, and is taken for 5.1
 
 
 def open_video(file: Path) -> tuple[InputContainer, VideoStream]:
@@ -243,7 +245,7 @@ def read_clip(
 
 def read_sound(file: Path, begin: float, seconds: float) -> tuple[Tensor, int] | None:
     """A video's sound from a time stamp on, float32 (channels, samples), and its rate; silent where it starts later,
-    shorter where it ends before. None where there is none. Raises ValueError for damage."""
+    shorter where it ends before. Mono, stereo or 5.1. None where there is none. Raises ValueError for damage."""
     with av.open(str(file)) as container:
         if not container.streams.audio:
             return None
@@ -256,21 +258,41 @@ def read_sound(file: Path, begin: float, seconds: float) -> tuple[Tensor, int] |
             raise ValueError(f"{file}: the sound cannot be decoded ({error.strerror})") from error
 
 
+class Mix(NamedTuple):
+    """How sound is brought to a layout that can be saved: what to resample to, which channels of that to keep, and what
+    one is there."""
+
+    layout: AudioLayout | str
+    format: str
+    channels: int
+    one: float
+
+
+def mix_of(layout: AudioLayout) -> Mix:
+    """Mono, stereo and 5.1 as they are, of ambisonics the first channel, which is the sound from all around, and any
+    other layout mixed down to stereo."""
+    if layout.nb_channels <= 2 or layout.name in LAYOUTS_OF_6:
+        return Mix(layout, "fltp", layout.nb_channels, 1.0)
+    if layout.name.startswith("ambisonic"):
+        return Mix(layout, "fltp", 1, 1.0)
+    return Mix("stereo", "s32p", 2, 2.0**31)  # integers, since FFmpeg lets a mix of floats go beyond 1
+
+
 def decode_sound(
     container: InputContainer, stream: AudioStream, begin: float, seconds: float
 ) -> tuple[Tensor, int] | None:
     """What `read_sound` gives, of an open file. Raises FFmpegError for damage."""
-    rate, layout = stream.rate, stream.layout
-    resampler = AudioResampler(format="fltp", layout=layout, rate=rate)
-    sound, end = np.zeros((layout.nb_channels, round(seconds * rate)), np.float32), 0
+    rate, mix = stream.rate, mix_of(stream.layout)
+    resampler = AudioResampler(format=mix.format, layout=mix.layout, rate=rate)
+    sound, end = np.zeros((mix.channels, round(seconds * rate)), np.float32), 0
     container.seek(max(0, int((begin - SEEK_SECONDS) / stream.time_base)), stream=stream, backward=True)
     for frame in container.decode(stream):
         first = round((float(frame.time or 0) - begin) * rate)
         if first >= sound.shape[1]:
             break
         samples = np.concatenate([part.to_ndarray() for part in resampler.resample(frame)], axis=1)
-        samples = samples[:, max(0, -first) :][:, : sound.shape[1] - max(0, first)]
+        samples = samples[: mix.channels, max(0, -first) :][:, : sound.shape[1] - max(0, first)]
         start = max(0, first)
-        sound[:, start : start + samples.shape[1]] = samples
+        sound[:, start : start + samples.shape[1]] = samples / mix.one
         end = max(end, start + samples.shape[1]) if samples.shape[1] else end
     return (torch.from_numpy(sound[:, :end]), rate) if end else None
