@@ -57,20 +57,21 @@ def test_sound_in_any_other_layout_is_mixed_down_to_stereo(tmp_path: Path, layou
     assert 0.9 < float(loud[0].abs().max()) <= 1
 
 
-def test_of_ambisonic_sound_the_part_from_all_around_is_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("layout", "channels"), [("ambisonic 1", 4), ("ambisonic 2", 9)])
+def test_of_ambisonic_sound_the_part_from_all_around_is_kept(tmp_path: Path, layout: str, channels: int) -> None:
     file = tmp_path / "a.mkv"
     with av.open(str(file), "w") as container:
         video = container.add_stream("libx264", rate=16, options={"bf": "0"})
         video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        sound = container.add_stream("libopus", rate=48000, layout="ambisonic 1", options={"mapping_family": "2"})
+        sound = container.add_stream("libopus", rate=48000, layout=layout, options={"mapping_family": "2"})
         container.mux([*video.encode(av.VideoFrame.from_ndarray(picture(0), format="rgb24")), *video.encode(None)])
         tone = 0.5 * np.sin(np.arange(48000) / 48000 * 2 * np.pi * 440)
-        samples = np.stack([tone, *[0 * tone] * 3], axis=1).astype(np.float32).reshape(1, -1)
-        frame = av.AudioFrame.from_ndarray(samples, format="flt", layout="ambisonic 1")
+        samples = np.stack([tone, *[0 * tone] * (channels - 1)], axis=1).astype(np.float32).reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(samples, format="flt", layout=layout)
         frame.sample_rate, frame.pts, frame.time_base = 48000, 0, Fraction(1, 48000)
         container.mux([*sound.encode(frame), *sound.encode(None)])
     with av.open(str(file)) as container:
-        assert container.streams.audio[0].layout.name == "ambisonic 1"
+        assert container.streams.audio[0].layout.name == layout
     sound = read_sound(file, 0.0, 0.5)
     assert sound is not None
     assert sound[0].shape == (1, 24000)

@@ -271,11 +271,12 @@ class Mix(NamedTuple):
 def mix_of(layout: AudioLayout) -> Mix:
     """Mono, stereo and 5.1 as they are, of ambisonics the first channel, which is the sound from all around, and any
     other layout mixed down to stereo."""
+    # channels side by side in one plane: PyAV crashes on eight planes and more
     if layout.nb_channels <= 2 or layout.name in LAYOUTS_OF_6:
-        return Mix(layout, "fltp", layout.nb_channels, 1.0)
+        return Mix(layout, "flt", layout.nb_channels, 1.0)
     if layout.name.startswith("ambisonic"):
-        return Mix(layout, "fltp", 1, 1.0)
-    return Mix("stereo", "s32p", 2, 2.0**31)  # integers, since FFmpeg lets a mix of floats go beyond 1
+        return Mix(layout, "flt", 1, 1.0)
+    return Mix("stereo", "s32", 2, 2.0**31)  # integers, since FFmpeg lets a mix of floats go beyond 1
 
 
 def decode_sound(
@@ -290,7 +291,8 @@ def decode_sound(
         first = round((float(frame.time or 0) - begin) * rate)
         if first >= sound.shape[1]:
             break
-        samples = np.concatenate([part.to_ndarray() for part in resampler.resample(frame)], axis=1)
+        parts = [part.to_ndarray().reshape(-1, part.layout.nb_channels).T for part in resampler.resample(frame)]
+        samples = np.concatenate(parts, axis=1)
         samples = samples[: mix.channels, max(0, -first) :][:, : sound.shape[1] - max(0, first)]
         start = max(0, first)
         sound[:, start : start + samples.shape[1]] = samples / mix.one
