@@ -212,6 +212,12 @@ def fit_size(width: int, height: int, longest_side: int) -> tuple[int, int]:
     return max(1, round(width * shrink)), max(1, round(height * shrink))
 
 
+def clip_size(file: Path, longest_side: int) -> tuple[int, int]:
+    """Width and height of the pictures that `read_clip` gives. Raises ValueError where nothing can be decoded."""
+    opening = read_opening(file)
+    return fit_size(opening.width, opening.height, longest_side)
+
+
 def read_clip(
     file: Path,
     *,
