@@ -1,14 +1,18 @@
 """A node that loads footage as ViewPoint wants it: upright, at a constant rate, 4k + 1 frames, with its sound."""
 
+from pathlib import Path
+
 from comfy_api.latest import io
 
 from ..viewpoint_core.conditioning import check_length
-from ..viewpoint_core.video import VIDEO_SUFFIXES, read_clip
+from ..viewpoint_core.video import VIDEO_SUFFIXES, clip_size, read_clip
 from .host import chosen_file, file_change, listed_files, node_schema, progress_bar
+from .memory import check_room
 
 CATEGORY = "ViewPoint/input"
 MAX_FPS = 240
 MAX_LENGTH = 4097
+PIXEL_BYTES = 3 * (1 + 4)  # as it is read, and as IMAGE
 
 
 def check_clip_length(length: int) -> None:
@@ -16,6 +20,16 @@ def check_clip_length(length: int) -> None:
     check_length(length)
     if length > MAX_LENGTH:
         raise ValueError(f"length is {length}; expected at most {MAX_LENGTH}")
+
+
+def check_clip_room(path: Path, length: int, longest_side: int) -> None:
+    """Raise ValueError where so many pictures of a video do not fit into free memory."""
+    width, height = clip_size(path, longest_side)
+    check_room(
+        PIXEL_BYTES * length * width * height,
+        f"{length} frames of {width} x {height}",
+        "load fewer, or set a smaller longest_side",
+    )
 
 
 class ViewPointLoadClip(io.ComfyNode):
@@ -89,6 +103,7 @@ class ViewPointLoadClip(io.ComfyNode):
                 "and 0 or more"
             )
         path, progress = chosen_file(file, VIDEO_SUFFIXES), progress_bar(length)
+        check_clip_room(path, length, longest_side)
         pictures, sound = read_clip(
             path,
             start_s=start_s,

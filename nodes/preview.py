@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import torch
 from comfy_api.latest import io
 from PIL import Image
 from torch import Tensor
@@ -14,10 +15,10 @@ from ..viewpoint_core.viewpoint_map import check_erp, check_map
 from .convert import image_to_frames
 from .host import node_schema, output_path
 from .output import MAX_FPS, check_audio, check_choice, encode_video, frame_bytes, frame_rate
+from .preview_video import CRF, check_loading_room, loaded_size, video_file, write_file_preview
 
 CHECKS = {"erp": check_erp, "viewpoint": check_map}
 RESULT = "viewpoint_360"  # what web/viewpoint_preview.js looks for
-CRF = 18
 PNG_COMPRESSION = 1  # a preview is written often and kept only while the host runs
 
 
@@ -49,6 +50,20 @@ def write_preview(path: Path, frames: Tensor, fps: float, audio: Any) -> None:
             Image.fromarray(frame_bytes(frames[0])).save(partial, "PNG", compress_level=PNG_COMPRESSION)
         else:
             encode_video(partial, frames, frame_rate(fps), "h264", CRF, audio, {})
+
+
+def check_size(width: int, height: int, projection: str) -> None:
+    """Raise ValueError for pictures of a size that is none of the projection's."""
+    CHECKS[projection](torch.empty(1, 3, height, width, device="meta"))
+
+
+def result(
+    path: Path, subfolder: str, media: str, projection: str, fps: float, sound: bool, note: str
+) -> io.NodeOutput:
+    """What the viewer is told of its file."""
+    file = {"filename": path.name, "subfolder": subfolder, "type": "temp"}
+    shown = {"media": media, "projection": projection, "fps": fps, "audio": sound, "note": note}
+    return io.NodeOutput(ui={RESULT: [file | shown]})
 
 
 class ViewPointPreview360(io.ComfyNode):
@@ -92,12 +107,20 @@ class ViewPointPreview360(io.ComfyNode):
     def execute(cls, panorama: Any, projection: str, fps: float) -> io.NodeOutput:
         """Check, write a file for the browser, tell the viewer where it is."""
         check_choice(projection, CHECKS, "projection")
+        file = None if isinstance(panorama, Tensor) else video_file(panorama)
+        if file is not None:
+            check_size(file.width, file.height, projection)
+            path, subfolder = output_path(f"ViewPoint360_{uuid4().hex[:8]}", ".mp4", kind="temp")
+            fps, sound, note = write_file_preview(file, path)
+            return result(path, subfolder, "video", projection, fps, sound, note)
+        size = None if isinstance(panorama, Tensor) else loaded_size(panorama)
+        if size is not None:
+            check_size(*size[1:], projection)
+            check_loading_room(*size)
         frames, fps, audio, note = frames_and_sound(panorama, fps)
         CHECKS[projection](frames)
         media = "image" if len(frames) == 1 else "video"
         suffix = ".png" if media == "image" else ".mp4"
         path, subfolder = output_path(f"ViewPoint360_{uuid4().hex[:8]}", suffix, kind="temp")
         write_preview(path, frames, fps, audio)
-        file = {"filename": path.name, "subfolder": subfolder, "type": "temp"}
-        shown = {"media": media, "projection": projection, "fps": fps, "audio": audio is not None and media == "video"}
-        return io.NodeOutput(ui={RESULT: [file | shown | {"note": note}]})
+        return result(path, subfolder, media, projection, fps, audio is not None and media == "video", note)

@@ -1,7 +1,10 @@
 """Clips: which pictures, how turned, and that their maps are what the geometry says."""
 
 import math
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from torch import Tensor
 
 from tests.analytic import smooth
 from tests.panorama_files import HEIGHT, WIDTH, numbers_shown, write_frames, write_image, write_video
+from viewpoint_core import video as video_file
 from viewpoint_core.sphere import erp_directions, rotate_yaw
 from viewpoint_core.training import clips
 from viewpoint_core.training.clips import (
@@ -180,12 +184,40 @@ def test_a_clip_shows_its_own_pictures(kind: str, tmp_path: Path) -> None:
         assert torch.equal(pixels[:, number : number + 1], alone)
 
 
-def test_a_map_read_in_pieces_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    item = Item(write_video(tmp_path / "a.mp4", 40), 0, 40, 16.0, WIDTH, HEIGHT)
-    spec = ClipSpec("key", item, "a.mp4", 12, 9, 16.0)
-    whole = load_map(spec, 32)
-    monkeypatch.setattr(clips, "CHUNK_BYTES", 2 * 3 * WIDTH * HEIGHT)
-    assert torch.equal(load_map(spec, 32), whole)
+@pytest.mark.parametrize("first", [0, 30])
+def test_a_clip_is_decoded_in_one_pass_and_one_panorama_is_held_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int
+) -> None:
+    item = Item(write_video(tmp_path / "a.mp4", 60), 0, 60, 16.0, WIDTH, HEIGHT)  # a key frame every 12 frames
+    decoded, drawn, most = [], [], 0
+    clean_frames, to_rgb = video_file.clean_frames, video_file.to_rgb
+
+    def counted(*args: Any) -> Iterator[Any]:
+        for frame in clean_frames(*args):
+            decoded.append(frame.pts)
+            yield frame
+
+    def followed(*args: Any, **kwargs: Any) -> torch.Tensor:
+        nonlocal most
+        picture = to_rgb(*args, **kwargs)
+        drawn.append(weakref.ref(picture))
+        most = max(most, sum(other() is not None for other in drawn))
+        return picture
+
+    monkeypatch.setattr(video_file, "clean_frames", counted)
+    monkeypatch.setattr(video_file, "to_rgb", followed)
+    pixels = load_map(ClipSpec("key", item, "a.mp4", first, 25, 16.0), 32)
+    assert (pixels.shape[1], len(drawn)) == (25, 25)
+    assert most <= 2  # the one before is let go once the next is there
+    assert len(decoded) <= 1 + 11 + 25 + 1  # the first frame, those since the key frame, the clip, the frame after it
+
+
+def test_a_picture_that_is_shown_twice_is_twice_in_the_map(tmp_path: Path) -> None:
+    item = Item(write_video(tmp_path / "a.mp4", 40, fps=10), 0, 40, 10.0, WIDTH, HEIGHT)
+    spec = ClipSpec("key", item, "a.mp4", 20, 9, 16.0)
+    assert len(set(spec.indices)) < 9
+    alone = {index: load_map(ClipSpec("key", item, "a.mp4", index, 1, 10.0), 32) for index in set(spec.indices)}
+    assert torch.equal(load_map(spec, 32), torch.cat([alone[index] for index in spec.indices], dim=1))
 
 
 def test_a_source_of_another_size_than_the_manifests_is_refused(tmp_path: Path) -> None:

@@ -1,15 +1,20 @@
 """Pictures are read right from images, frame folders and videos, whatever a header says."""
 
 import struct
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor
 
 from tests.panorama_files import HEIGHT, WIDTH, cut_short, numbers_shown, write_frames, write_image, write_video
+from viewpoint_core import video
 from viewpoint_core.training.media import MAX_GAP_SECONDS, natural_key, probe, read_frames, read_image
 
 
@@ -41,6 +46,22 @@ def test_seeking_gives_what_decoding_from_the_start_gives(tmp_path: Path, monkey
     wanted = [33, 41, 59]
     sought = read_frames(file, wanted, 16)
     monkeypatch.setattr("viewpoint_core.video.SEEK_SECONDS", 1e9)
+    assert (sought == read_frames(file, wanted, 16)).all()
+
+
+def test_where_seeking_breaks_off_all_is_decoded_from_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, wanted, decode_at = write_video(tmp_path / "clip.mp4", 60), [33, 41, 59], video.decode_at
+    sought = read_frames(file, wanted, 16)
+
+    def broken(*args: Any, seek: bool) -> Iterator[Tensor]:
+        for number, picture in enumerate(decode_at(*args, seek=seek)):
+            if seek and number == 2:
+                return
+            yield picture if not seek else torch.zeros_like(picture)
+
+    monkeypatch.setattr(video, "decode_at", broken)
     assert (sought == read_frames(file, wanted, 16)).all()
 
 

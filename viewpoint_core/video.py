@@ -4,11 +4,12 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
 import torch
+from av.audio.layout import AudioLayout
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.container import InputContainer
@@ -18,10 +19,12 @@ from av.video.stream import VideoStream
 from torch import Tensor
 
 from .conditioning import check_length
+from .hdr import BT2020, UNSPECIFIED, Colours, sdr_codes
 
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"}
 HEADER_RATE_DEFAULT = 25.0
 SEEK_SECONDS = 1.0
+LAYOUTS_OF_6 = {"5.1", "5.1(side)", "6 channels"}  # the last one says nothing else, and is taken for 5.1
 
 
 def open_video(file: Path) -> tuple[InputContainer, VideoStream]:
@@ -87,85 +90,94 @@ def shown_size(frame: VideoFrame) -> tuple[int, int]:
     return (frame.height, frame.width) if display_turn(frame)[0] else (frame.width, frame.height)
 
 
-def to_rgb(frame: VideoFrame, size: tuple[int, int] | None = None) -> Tensor:
-    """A decoded frame as uint8 (3, H, W), by the colour space, range and turn that it states, scaled to `size`
-    (width, height, as shown) by the area that pixels cover."""
+def colours_of(stream: VideoStream) -> Colours:
+    """A stream's primaries and transfer, which its decoder knows once it has given a frame; the frame has them not."""
+    return Colours(stream.codec_context.color_primaries, stream.codec_context.color_trc)
+
+
+def sdr_picture(frame: VideoFrame, colours: Colours, scaling: dict[str, Any]) -> Tensor:
+    """A frame as uint8 (3, H, W) of SDR, not turned yet."""
+    # PyAV converts by the source's colour space only where the destination's, which RGB does not have, is another
+    heeded = {"src_color_range": frame.color_range, "dst_colorspace": Colorspace.ITU601} | scaling
+    if colours.plain:
+        return torch.from_numpy(frame.to_ndarray(format="rgb24", **heeded)).movedim(-1, 0)
+    if colours.gamut == BT2020 and frame.colorspace == UNSPECIFIED:
+        frame.colorspace = BT2020
+    deep = frame.reformat(format="gbrp16le", **heeded)
+    green, blue, red = (
+        np.frombuffer(plane, "<u2").reshape(plane.height, -1)[:, : plane.width] for plane in deep.planes
+    )
+    return torch.from_numpy(sdr_codes((red, green, blue), colours))
+
+
+def to_rgb(frame: VideoFrame, size: tuple[int, int] | None = None, colours: Colours | None = None) -> Tensor:
+    """A decoded frame as uint8 (3, H, W) of SDR, by the colour space, range and turn that it states and its stream's
+    `colours` (BT.709's without), scaled to `size` (width, height, as shown) by the area that pixels cover."""
     exchanged, mirror_x, mirror_y = display_turn(frame)
     scaling = {}
     if size is not None:
         width, height = size[::-1] if exchanged else size
         scaling = {"width": width, "height": height, "interpolation": "AREA"}
-    # PyAV converts by the source's colour space only where the destination's, which RGB does not have, is another
-    pixels = frame.to_ndarray(
-        format="rgb24", src_color_range=frame.color_range, dst_colorspace=Colorspace.ITU601, **scaling
-    )
-    picture = torch.from_numpy(pixels).movedim(-1, 0)
+    picture = sdr_picture(frame, colours or Colours(), scaling)
     picture = picture.transpose(-2, -1) if exchanged else picture
     flips = [axis for axis, mirrored in ((-1, mirror_x), (-2, mirror_y)) if mirrored]
     return picture.flip(flips).contiguous()
 
 
-def pick_frames(
-    timed: Iterable[tuple[float, VideoFrame]],
-    times: Sequence[float],
-    tick: float,
-    size: tuple[int, int] | None = None,
-    on_frame: Callable[[], None] = lambda: None,
-) -> list[Tensor]:
-    """The frames on screen at growing times, as RGB; fewer where the frames end before, none where they start after."""
-    picked: list[Tensor] = []
-    shown: tuple[float, VideoFrame] | None = None
+def pick_frames(timed: Iterable[tuple[float, VideoFrame]], times: Sequence[float], tick: float) -> Iterator[VideoFrame]:
+    """The frames on screen at growing times; fewer where the frames end before, none where they start after."""
+    picked, shown = 0, None
     limits = [time + tick / 2 for time in times]
     for moment, frame in timed:
         if shown is None and moment >= limits[0]:
-            return []
-        while shown is not None and len(picked) < len(limits) and moment >= limits[len(picked)]:
-            picked.append(to_rgb(shown[1], size))
-            on_frame()
-        if len(picked) == len(limits):
-            return picked
+            return
+        while shown is not None and picked < len(limits) and moment >= limits[picked]:
+            picked += 1
+            yield shown[1]
+        if picked == len(limits):
+            return
         shown = moment, frame
-    rest = [limit for limit in limits[len(picked) :] if shown and limit - shown[0] <= tick + 1e-6]
-    return picked + [to_rgb(shown[1], size) for _ in rest] if shown else picked
+    for limit in limits[picked:] if shown else []:
+        if limit - shown[0] <= tick + 1e-6:
+            yield shown[1]
 
 
 def decode_at(
-    file: Path,
-    times: Sequence[float],
-    tick: float,
-    size: tuple[int, int] | None,
-    seek: bool,
-    on_frame: Callable[[], None],
-) -> list[Tensor]:
-    """The frames on screen at growing times in seconds after the first frame; fewer where some cannot be had."""
+    file: Path, times: Sequence[float], tick: float, size: tuple[int, int] | None, seek: bool
+) -> Iterator[Tensor]:
+    """The pictures on screen at growing times in seconds after the first frame; fewer where some cannot be had."""
     container, stream = open_video(file)
     with container:
         timed = timed_frames(container, stream)
         first = next(timed, None)
         if first is None:
-            return []
-        times = [first[0] + time for time in times]
-        if not seek:
-            return pick_frames(chain([first], timed), times, tick, size, on_frame)
-        try:
-            container.seek(int(times[0] / stream.time_base), stream=stream, backward=True)
-        except (av.FFmpegError, OSError):
-            return []
-        return pick_frames(timed_frames(container, stream), times, tick, size, on_frame)
+            return
+        if seek:
+            try:
+                container.seek(int((first[0] + times[0]) / stream.time_base), stream=stream, backward=True)
+            except (av.FFmpegError, OSError):
+                return
+        frames = timed_frames(container, stream) if seek else chain([first], timed)
+        for frame in pick_frames(frames, [first[0] + time for time in times], tick):
+            yield to_rgb(frame, size, colours_of(stream))
 
 
-def pictures_at(
-    file: Path,
-    times: Sequence[float],
-    tick: float,
-    size: tuple[int, int] | None = None,
-    on_frame: Callable[[], None] = lambda: None,
-) -> list[Tensor]:
-    """The pictures on screen at growing times in seconds after the first, uint8 (3, H, W); fewer where the video ends
-    or breaks. Seeks where that saves decoding, and decodes all if seeking fails. A time may be half a tick early.
-    `on_frame` is called for each picture, and again where all is decoded anew."""
-    picked = decode_at(file, times, tick, size, True, on_frame) if times[0] > SEEK_SECONDS else []
-    return picked if len(picked) == len(times) else decode_at(file, times, tick, size, False, on_frame)
+def each_picture(
+    file: Path, times: Sequence[float], tick: float, size: tuple[int, int] | None = None
+) -> Iterator[tuple[int, Tensor]]:
+    """The pictures on screen at growing times in seconds after the first, uint8 (3, H, W), each with its number from 0,
+    one after the other; fewer where the video ends or breaks. A time may be half a tick early.
+
+    Seeks where that saves decoding. Where seeking fails, all is decoded, and the pictures begin at 0 once more.
+    """
+    if times[0] > SEEK_SECONDS:
+        came = 0
+        for number, picture in enumerate(decode_at(file, times, tick, size, seek=True)):
+            came = number + 1
+            yield number, picture
+        if came == len(times):
+            return
+    yield from enumerate(decode_at(file, times, tick, size, seek=False))
 
 
 class Opening(NamedTuple):
@@ -200,6 +212,12 @@ def fit_size(width: int, height: int, longest_side: int) -> tuple[int, int]:
     return max(1, round(width * shrink)), max(1, round(height * shrink))
 
 
+def clip_size(file: Path, longest_side: int) -> tuple[int, int]:
+    """Width and height of the pictures that `read_clip` gives. Raises ValueError where nothing can be decoded."""
+    opening = read_opening(file)
+    return fit_size(opening.width, opening.height, longest_side)
+
+
 def read_clip(
     file: Path,
     *,
@@ -212,24 +230,28 @@ def read_clip(
     """`length` (4k + 1) pictures of a video at a constant rate, uint8 (T, 3, H, W), and the sound that belongs to them.
 
     Upright as the file's turn says, in square pixels. The sound is float32 (channels, samples) and its rate, or None.
-    `on_frame` is called for each picture. Raises ValueError for a file that is damaged or too short.
+    `on_frame` is called for each picture, and again where seeking failed. Raises ValueError for a file that is damaged
+    or too short.
     """
     check_length(length)
     opening = read_opening(file)
     size = fit_size(opening.width, opening.height, longest_side)
     times = [start_s + number / fps for number in range(length)]
-    pictures = pictures_at(file, times, opening.tick, size, on_frame)
-    if len(pictures) < length:
+    clip, came = torch.empty(length, 3, *size[::-1], dtype=torch.uint8), 0
+    for number, picture in each_picture(file, times, opening.tick, size):
+        clip[number], came = picture, number + 1
+        on_frame()
+    if came < length:
         raise ValueError(
             f"{file}: asked for {length} pictures at {fps:g} fps from {start_s:g} s on, and the video has "
-            f"{len(pictures)} until it ends or breaks"
+            f"{came} until it ends or breaks"
         )
-    return torch.stack(pictures), read_sound(file, opening.time + start_s, length / fps)
+    return clip, read_sound(file, opening.time + start_s, length / fps)
 
 
 def read_sound(file: Path, begin: float, seconds: float) -> tuple[Tensor, int] | None:
     """A video's sound from a time stamp on, float32 (channels, samples), and its rate; silent where it starts later,
-    shorter where it ends before. None where there is none. Raises ValueError for damage."""
+    shorter where it ends before. Mono, stereo or 5.1. None where there is none. Raises ValueError for damage."""
     with av.open(str(file)) as container:
         if not container.streams.audio:
             return None
@@ -242,21 +264,43 @@ def read_sound(file: Path, begin: float, seconds: float) -> tuple[Tensor, int] |
             raise ValueError(f"{file}: the sound cannot be decoded ({error.strerror})") from error
 
 
+class Mix(NamedTuple):
+    """How sound is brought to a layout that can be saved: what to resample to, which channels of that to keep, and what
+    one is there."""
+
+    layout: AudioLayout | str
+    format: str
+    channels: int
+    one: float
+
+
+def mix_of(layout: AudioLayout) -> Mix:
+    """Mono, stereo and 5.1 as they are, of ambisonics the first channel, which is the sound from all around, and any
+    other layout mixed down to stereo."""
+    # channels side by side in one plane: PyAV crashes on eight planes and more
+    if layout.nb_channels <= 2 or layout.name in LAYOUTS_OF_6:
+        return Mix(layout, "flt", layout.nb_channels, 1.0)
+    if layout.name.startswith("ambisonic"):
+        return Mix(layout, "flt", 1, 1.0)
+    return Mix("stereo", "s32", 2, 2.0**31)  # integers, since FFmpeg lets a mix of floats go beyond 1
+
+
 def decode_sound(
     container: InputContainer, stream: AudioStream, begin: float, seconds: float
 ) -> tuple[Tensor, int] | None:
     """What `read_sound` gives, of an open file. Raises FFmpegError for damage."""
-    rate, layout = stream.rate, stream.layout
-    resampler = AudioResampler(format="fltp", layout=layout, rate=rate)
-    sound, end = np.zeros((layout.nb_channels, round(seconds * rate)), np.float32), 0
+    rate, mix = stream.rate, mix_of(stream.layout)
+    resampler = AudioResampler(format=mix.format, layout=mix.layout, rate=rate)
+    sound, end = np.zeros((mix.channels, round(seconds * rate)), np.float32), 0
     container.seek(max(0, int((begin - SEEK_SECONDS) / stream.time_base)), stream=stream, backward=True)
     for frame in container.decode(stream):
         first = round((float(frame.time or 0) - begin) * rate)
         if first >= sound.shape[1]:
             break
-        samples = np.concatenate([part.to_ndarray() for part in resampler.resample(frame)], axis=1)
-        samples = samples[:, max(0, -first) :][:, : sound.shape[1] - max(0, first)]
+        parts = [part.to_ndarray().reshape(-1, part.layout.nb_channels).T for part in resampler.resample(frame)]
+        samples = np.concatenate(parts, axis=1)
+        samples = samples[: mix.channels, max(0, -first) :][:, : sound.shape[1] - max(0, first)]
         start = max(0, first)
-        sound[:, start : start + samples.shape[1]] = samples
+        sound[:, start : start + samples.shape[1]] = samples / mix.one
         end = max(end, start + samples.shape[1]) if samples.shape[1] else end
     return (torch.from_numpy(sound[:, :end]), rate) if end else None

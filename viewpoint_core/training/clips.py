@@ -13,11 +13,10 @@ from torch import Tensor
 
 from .layouts import VIEWPOINT, from_erp
 from .manifest import Item, Problem, portable_path
-from .media import read_frames
+from .media import each_frame
 
 # Part of every cache's fingerprint: to be changed with whatever changes a map's pixels.
 PROJECTION = "bicubic-1"
-CHUNK_BYTES = 1 << 28
 SLACK = 1e-4  # of a picture: rates such as 30000 / 1001 are not exact
 
 
@@ -155,18 +154,16 @@ def draw_map(erp: Tensor, map_size: int, layout: str = VIEWPOINT) -> Tensor:
 def load_map(spec: ClipSpec, map_size: int, device: torch.device | str = "cpu", layout: str = VIEWPOINT) -> Tensor:
     """A clip's map video, uint8 (3, T, S, S) on the CPU, or another layout's, drawn on `device`.
 
-    Holds a limited number of panorama frames at a time. Raises ValueError where the source is broken, ends early or
-    has not the manifest's size.
+    Decodes the source once and holds one panorama at a time. Raises ValueError where the source is broken, ends early
+    or has not the manifest's size.
     """
-    item, indices, maps = spec.item, spec.indices, []
-    chunk = max(1, CHUNK_BYTES // (3 * item.width * item.height))
-    for start in range(0, len(indices), chunk):
-        for frame in read_frames(item.path, indices[start : start + chunk], item.fps):
-            height, width = frame.shape[-2:]
-            if (width, height) != (item.width, item.height):
-                raise ValueError(f"{item.path} is {width} x {height}; the manifest says {item.width} x {item.height}")
-            maps.append(draw_map(turn_erp(frame, spec.yaw, spec.mirror).to(device), map_size, layout).cpu())
-    return torch.stack(maps, dim=1)
+    item, maps = spec.item, {}
+    for index, frame in each_frame(item.path, spec.indices, item.fps):
+        height, width = frame.shape[-2:]
+        if (width, height) != (item.width, item.height):
+            raise ValueError(f"{item.path} is {width} x {height}; the manifest says {item.width} x {item.height}")
+        maps[index] = draw_map(turn_erp(frame, spec.yaw, spec.mirror).to(device), map_size, layout).cpu()
+    return torch.stack([maps[index] for index in spec.indices], dim=1)
 
 
 def map_to_video(pixels: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ At a constant rate that is the i-th decoded frame; at a variable rate frames rep
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from av.video.stream import VideoStream
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from ..video import HEADER_RATE_DEFAULT, VIDEO_SUFFIXES, open_video, pictures_at, shown_size, timed_frames
+from ..video import HEADER_RATE_DEFAULT, VIDEO_SUFFIXES, each_picture, open_video, shown_size, timed_frames
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 DEEP_MODES = {"I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
@@ -176,16 +176,33 @@ def probed_rate(path: Path, size: int, changed_ns: int) -> float:
     return probe_video(path).fps
 
 
-def read_video(file: Path, indices: Sequence[int], fps: float) -> Tensor:
-    """Pictures of a video's timeline at `fps`."""
+def each_frame(path: Path, indices: Sequence[int], fps: float = 0) -> Iterator[tuple[int, Tensor]]:
+    """The distinct pictures of `read_frames`, each with its index: one after the other in the order of the file.
+
+    Where a video cannot be sought in, pictures that came already may come again.
+    """
+    if not indices or min(indices) < 0:
+        raise ValueError(f"{path}: expected one or more picture indices from 0 up, got {list(indices)}")
     order = sorted(set(indices))
-    times = [index / fps for index in order]
-    picked = pictures_at(file, times, 1 / fps)
-    if len(picked) < len(order):
-        late = order[len(picked)]
-        raise ValueError(f"{file}: picture {late} at {fps:g} fps was asked for, and the video ends before it")
-    by_index = dict(zip(order, picked, strict=True))
-    return torch.stack([by_index[index] for index in indices])
+    if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES:
+        state = path.stat()
+        yield from each_video_frame(path, order, fps or probed_rate(path, state.st_size, state.st_mtime_ns))
+        return
+    files = frame_files(path) if path.is_dir() else [path]
+    if order[-1] >= len(files):
+        raise ValueError(f"{path}: picture {order[-1]} was asked for, and there are {len(files)}")
+    for index in order:
+        yield index, read_image(files[index])
+
+
+def each_video_frame(file: Path, order: Sequence[int], fps: float) -> Iterator[tuple[int, Tensor]]:
+    """Pictures of a video's timeline at `fps`, by growing indices."""
+    came = 0
+    for number, picture in each_picture(file, [index / fps for index in order], 1 / fps):
+        came = number + 1
+        yield order[number], picture
+    if came < len(order):
+        raise ValueError(f"{file}: picture {order[came]} at {fps:g} fps was asked for, and the video ends before it")
 
 
 def read_frames(path: Path, indices: Sequence[int], fps: float = 0) -> Tensor:
@@ -194,12 +211,5 @@ def read_frames(path: Path, indices: Sequence[int], fps: float = 0) -> Tensor:
     A video's indices count on its timeline at `fps`, as a manifest has it; 0 takes what `probe` finds, which decodes
     the whole file once. Raises ValueError for a picture that is not there or cannot be read.
     """
-    if not indices or min(indices) < 0:
-        raise ValueError(f"{path}: expected one or more picture indices from 0 up, got {list(indices)}")
-    if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES:
-        state = path.stat()
-        return read_video(path, indices, fps or probed_rate(path, state.st_size, state.st_mtime_ns))
-    files = frame_files(path) if path.is_dir() else [path]
-    if max(indices) >= len(files):
-        raise ValueError(f"{path}: picture {max(indices)} was asked for, and there are {len(files)}")
-    return torch.stack([read_image(files[index]) for index in indices])
+    by_index = dict(each_frame(path, indices, fps))
+    return torch.stack([by_index[index] for index in indices])

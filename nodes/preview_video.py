@@ -1,0 +1,167 @@
+"""The preview of a VIDEO that lies in a file: never all of its pictures at once.
+
+What browsers play is copied packet by packet, anything else is encoded anew picture by picture.
+"""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from math import ceil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+from comfy_api.latest import InputImpl
+from torch import Tensor
+
+from ..viewpoint_core.replacing import replacing
+from ..viewpoint_core.video import (
+    HEADER_RATE_DEFAULT,
+    colours_of,
+    display_turn,
+    each_picture,
+    open_video,
+    read_sound,
+    shown_size,
+    timed_frames,
+)
+from .convert import FrameStream
+from .host import progress_bar
+from .memory import check_room
+from .output import MAX_FPS, AudioTrack, check_audio, encode_video, frame_rate
+
+CRF = 18
+PIXEL_BYTES = 2 * 3 * 4  # the host's list of float32 pictures, and the tensor it makes of them
+PLAYED = {"yuv420p", "yuvj420p"}  # what browsers play of H.264, and this pack's nodes write
+
+
+class VideoFile(NamedTuple):
+    """A file behind a VIDEO: how many pictures and their size as shown, the first one's time, and their rate.
+
+    plays: browsers play it, whatever container it lies in.
+    """
+
+    path: Path
+    frames: int
+    width: int
+    height: int
+    begin: float
+    rate: Fraction
+    plays: bool
+
+
+def video_file(video: Any) -> VideoFile | None:
+    """What file a VIDEO is, all of it and more than one picture; None for any other VIDEO. Raises ValueError for a file
+    that cannot be decoded."""
+    if not isinstance(video, InputImpl.VideoFromFile) or not hasattr(video, "get_stream_source"):
+        return None
+    source = video.get_stream_source()
+    if not isinstance(source, str):
+        return None
+    container, stream = open_video(Path(source))
+    with container:
+        begin, first = next(timed_frames(container, stream), (0.0, None))
+        if first is None:
+            raise ValueError(f"{source}: not one frame of the video can be decoded")
+        plain = colours_of(stream).plain and not any(display_turn(first))
+        plays = stream.codec_context.name == "h264" and first.format.name in PLAYED and plain
+        rate = Fraction(stream.average_rate or Fraction(HEADER_RATE_DEFAULT))
+    whole = InputImpl.VideoFromFile(source).get_duration() == video.get_duration()  # newer hosts cut parts out of files
+    frames = video.get_frame_count()
+    return VideoFile(Path(source), frames, *shown_size(first), begin, rate, plays) if whole and frames > 1 else None
+
+
+def loaded_size(video: Any) -> tuple[int, int, int] | None:
+    """Frames, width and height of what the host would load of a file; None for what is in memory, or not known."""
+    if not isinstance(video, InputImpl.VideoFromFile) or not hasattr(video, "get_frame_count"):
+        return None
+    return video.get_frame_count(), *video.get_dimensions()
+
+
+def check_loading_room(frames: int, width: int, height: int) -> None:
+    """Raise ValueError where so many frames, as the host loads them, do not fit into free memory."""
+    what = f"{frames} frames of {width} x {height}"
+    check_room(PIXEL_BYTES * frames * width * height, what, "connect a shorter part of the video")
+
+
+def sound_of(file: VideoFile) -> tuple[Any, str]:
+    """AUDIO of a file, or None, and why it is left out."""
+    try:
+        sound = read_sound(file.path, file.begin, float((file.frames + 1) / file.rate))
+        audio = None if sound is None else {"waveform": sound[0][None], "sample_rate": sound[1]}
+        if audio is not None:
+            check_audio(audio)
+    except ValueError as error:
+        return None, f"Shown without sound: {error}."
+    return audio, ""
+
+
+def decoding_times(file: VideoFile) -> list[int]:
+    """When each packet of a video is to be decoded, in its time base, which not every container tells: the times at
+    which pictures are shown in order, moved back so far that none is shown before. Raises ValueError without times."""
+    container, stream = open_video(file.path)
+    with container:
+        shown = [packet.pts for packet in container.demux(stream) if packet.size]
+    if None in shown or len(set(shown)) < len(shown):
+        raise ValueError(f"{file.path}: the video's packets have no times of their own")
+    ordered = sorted(shown)
+    lead = max(time - packet for time, packet in zip(ordered, shown, strict=True))
+    return [time - lead for time in ordered]
+
+
+def copy_video(file: VideoFile, target: Path, audio: Any) -> None:
+    """The file's video as it is in an MP4 that begins at 0, and its sound as AAC. Raises ValueError or FFmpegError
+    where MP4 does not hold it."""
+    progress, times = progress_bar(file.frames), iter(decoding_times(file))
+    container, stream = open_video(file.path)
+    with container, av.open(str(target), mode="w", format="mp4") as written:
+        copied = written.add_stream_from_template(stream)
+        track = None if audio is None else AudioTrack(written, *check_audio(audio))
+        begin = round(file.begin / stream.time_base)
+        for packet in container.demux(stream):
+            if not packet.size:
+                continue
+            packet.dts, packet.pts, packet.stream = next(times) - begin, packet.pts - begin, copied
+            time = packet.pts * stream.time_base
+            written.mux(packet)
+            if track is not None:
+                written.mux(list(track.encode_until(time)))
+            progress.update(1)
+        if track is not None:
+            written.mux([*track.encode_until(file.frames / file.rate), *track.finish()])
+
+
+def pictures(file: VideoFile, fps: Fraction, came: list[int]) -> Iterator[Tensor]:
+    """The file's pictures (3, H, W) in [0, 1] at a constant rate, one by one; their numbers are put into `came`."""
+    times = [float(number / fps) for number in range(ceil(file.frames * fps / file.rate) + 1)]
+    for number, picture in each_picture(file.path, times, float(1 / file.rate)):
+        came.append(number)
+        yield picture.float() / 255
+
+
+def encode_anew(file: VideoFile, target: Path, audio: Any) -> tuple[float, str]:
+    """The file's pictures as H.264, and its sound. Their rate, and what is left out."""
+    every, notes, came = ceil(file.rate / MAX_FPS), [], []
+    fps = file.rate / every
+    expected = ceil(file.frames / every)
+    frames = FrameStream(pictures(file, fps, came), (expected, 3, file.height, file.width))
+    encode_video(target, frames, frame_rate(float(fps)), "h264", CRF, audio, {})
+    if every > 1:
+        notes.append(f"One in {every} frames is shown: the video has {float(file.rate):g} frames per second.")
+    if len(came) < expected - 1:
+        notes.append(f"The file tells of {expected} frames, and {len(came)} can be decoded.")
+    return float(fps), " ".join(notes)
+
+
+def write_file_preview(file: VideoFile, target: Path) -> tuple[float, bool, str]:
+    """Write an MP4 for the viewer. Its frames per second, whether it has sound, and what is left out."""
+    audio, silent = sound_of(file)
+    if file.plays:
+        try:
+            with replacing(target) as partial:
+                copy_video(file, partial, audio)
+            return float(file.rate), audio is not None, silent
+        except (av.FFmpegError, ValueError):
+            pass  # MP4 does not hold it as it is
+    with replacing(target) as partial:
+        fps, note = encode_anew(file, partial, audio)
+    return fps, audio is not None, f"{note} {silent}".strip()

@@ -1,0 +1,186 @@
+"""The nodes that take video files, as the host calls them: python videos.py HOST PACK, as in checks.py."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from checks import expect_error, host_access, pack, run_checks, torch
+
+# isort: split
+# found once checks has put the host and the pack on the path
+import sys
+
+import av
+import pack.nodes.memory as memory
+from comfy_api.latest import InputImpl
+from pack.nodes.clip import ViewPointLoadClip
+from pack.nodes.preview import ViewPointPreview360
+from pack.viewpoint_core.video import read_sound, to_rgb
+
+sys.path.append(str(pack / "tests"))
+from panorama_files import cut_short, numbers_shown, picture, write_video
+from phone_clips import write_pictures
+
+
+@contextmanager
+def own_folder() -> Iterator[Path]:
+    """The host's input and temp folder for a check."""
+    paths = host_access.folder_paths
+    before = paths.get_input_directory(), paths.get_temp_directory()
+    with tempfile.TemporaryDirectory() as work:
+        paths.set_input_directory(work)
+        paths.set_temp_directory(work)
+        try:
+            yield Path(work)
+        finally:
+            paths.set_input_directory(before[0])
+            paths.set_temp_directory(before[1])
+
+
+@contextmanager
+def free_memory(size: int) -> Iterator[None]:
+    """So many bytes are free."""
+    before = memory.free_memory
+    memory.free_memory = lambda: size
+    try:
+        yield
+    finally:
+        memory.free_memory = before
+
+
+def check_a_clip_beyond_memory_is_refused_before_it_is_decoded() -> None:
+    with own_folder() as folder:
+        write_video(folder / "a.mp4", 20, width=256, height=128)
+        with free_memory(1 << 30):
+            words = "4097 frames of 256 x 128 need 1.9 GiB of memory, 1.0 GiB are free; load fewer"
+            expect_error(lambda: ViewPointLoadClip.execute("a.mp4", 0.0, 4097, 16.0, 0), words)
+            expect_error(lambda: ViewPointLoadClip.execute("a.mp4", 0.0, 4097, 16.0, 64), "has 20 until it ends")
+            images, audio, fps = ViewPointLoadClip.execute("a.mp4", 0.0, 17, 16.0, 0).args
+        assert (tuple(images.shape), audio, fps) == ((17, 128, 256, 3), None, 16.0)
+
+
+class Unloaded(InputImpl.VideoFromFile):
+    """A VIDEO whose pictures must not be loaded."""
+
+    def get_components(self) -> None:
+        raise ValueError("the whole video is loaded")
+
+
+class Part(Unloaded):
+    """A part of a file, as newer hosts make them."""
+
+    def get_duration(self) -> float:
+        return super().get_duration() / 2
+
+
+def look(video: Any, folder: Path, projection: str = "erp") -> tuple[Path, dict[str, Any]]:
+    """The file for the viewer, and what the viewer is told."""
+    (shown,) = ViewPointPreview360.execute(video, projection, 5.0).ui["viewpoint_360"]
+    assert (shown["type"], shown["subfolder"]) == ("temp", "")
+    return folder / shown["filename"], shown
+
+
+def packets(file: Path) -> list[bytes]:
+    """The pictures of a video as they are coded."""
+    with av.open(str(file)) as container:
+        return [bytes(packet) for packet in container.demux(video=0) if packet.size]
+
+
+def decoded(file: Path) -> tuple[list[float], torch.Tensor]:
+    """Times and pictures (T, 3, H, W)."""
+    with av.open(str(file)) as container:
+        frames = list(container.decode(video=0))
+    return [float(frame.time) for frame in frames], torch.stack([to_rgb(frame) for frame in frames])
+
+
+def assert_alike(pictures: torch.Tensor, others: torch.Tensor) -> None:
+    """The same pictures but for what coding takes away."""
+    assert pictures.shape == others.shape
+    assert float((pictures.float() - others.float()).abs().mean((1, 2, 3)).max()) < 4
+
+
+def check_looking_at_a_file_that_browsers_play_copies_it_and_keeps_its_sound() -> None:
+    with own_folder() as folder:
+        for name in ("a.mp4", "a.mov"):
+            pictures = [picture(number) for number in range(24)]
+            source = write_pictures(folder / name, pictures, beep_s=0.5 if name == "a.mov" else None)
+            file, shown = look(Unloaded(str(source)), folder)
+            assert packets(file) == packets(source)
+            times, seen = decoded(file)
+            assert numbers_shown(seen) == list(range(24))
+            assert abs(times[0]) < 1e-3
+            assert (shown["media"], round(shown["fps"], 1), shown["note"]) == ("video", 16, "")
+            assert shown["audio"] == (name == "a.mov")
+            sound = read_sound(file, 0.0, 2.0)
+            assert (sound is not None) == (name == "a.mov")
+            if sound is not None:
+                beep = int(sound[0][0].abs().gt(0.3).nonzero()[0])
+                assert abs(beep / sound[1] - 0.5) < 0.02
+
+
+def check_a_copy_begins_at_0_and_keeps_reordered_frames_in_their_places() -> None:
+    with own_folder() as folder:
+        source = write_video(folder / "a.mkv", times_ms=[2000 + 62 * number for number in range(30)], fps=16)
+        file, _ = look(Unloaded(str(source)), folder)
+        times, seen = decoded(file)
+        assert numbers_shown(seen) == list(range(30))
+        assert all(abs(time - 0.062 * number) < 2e-3 for number, time in enumerate(times))
+
+
+def check_looking_at_any_other_file_encodes_it_picture_by_picture() -> None:
+    with own_folder() as folder:
+        for codec, suffix in (("mpeg4", ".avi"), ("libvpx-vp9", ".webm")):
+            source = write_video(folder / f"a{suffix}", 20, codec=codec)
+            file, shown = look(Unloaded(str(source)), folder)
+            with av.open(str(file)) as container:
+                assert container.streams.video[0].codec_context.name == "h264"
+                assert container.streams.video[0].average_rate == 16
+            assert_alike(decoded(file)[1], decoded(source)[1])
+            assert (shown["fps"], shown["audio"], shown["note"]) == (16, False, "")
+
+
+def check_a_damaged_file_is_shown_as_far_as_it_goes_and_that_is_said() -> None:
+    with own_folder() as folder:
+        source = cut_short(write_video(folder / "a.avi", 60, codec="mpeg4"), 0.8)
+        file, shown = look(Unloaded(str(source)), folder)
+        count = len(decoded(file)[0])
+        assert 10 < count < 50
+        assert shown["note"] == f"The file tells of 60 frames, and {count} can be decoded."
+
+
+def check_above_240_frames_a_second_some_are_shown_at_the_right_speed() -> None:
+    with own_folder() as folder:
+        source = write_video(folder / "a.avi", 48, fps=480, codec="mpeg4")
+        file, shown = look(Unloaded(str(source)), folder)
+        assert_alike(decoded(file)[1], decoded(source)[1][::2])
+        assert shown["fps"] == 240
+        assert "480 frames per second" in shown["note"]
+
+
+def check_a_file_that_is_no_panorama_is_refused_before_anything_is_loaded() -> None:
+    with own_folder() as folder:
+        source = write_video(folder / "a.mp4", 5, width=96, height=64)
+        for kind in (Unloaded, Part):
+            expect_error(lambda kind=kind: look(kind(str(source)), folder), "got 96 x 64")
+            expect_error(lambda kind=kind: look(kind(str(source)), folder, "viewpoint"), "square")
+        assert [file.name for file in folder.iterdir()] == ["a.mp4"]
+
+
+def check_a_part_of_a_file_goes_by_the_host_if_it_fits_into_memory() -> None:
+    with own_folder() as folder:
+        source = write_video(folder / "a.mp4", 40, width=512, height=256)
+        with free_memory(100 << 20):
+            expect_error(lambda: look(Part(str(source)), folder), "40 frames of 512 x 256 need 0.1 GiB of memory")
+        expect_error(lambda: look(Part(str(source)), folder), "the whole video is loaded")
+
+
+def check_one_picture_is_still_shown_as_a_picture() -> None:
+    with own_folder() as folder:
+        file, shown = look(InputImpl.VideoFromFile(str(write_video(folder / "a.mp4", 1))), folder)
+        assert (file.suffix, shown["media"]) == (".png", "image")
+
+
+if __name__ == "__main__":
+    run_checks(dict(globals()))
