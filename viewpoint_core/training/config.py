@@ -74,7 +74,10 @@ class TrainingConfig:
     sigmas: str = setting("logit_normal", "distribution of noise levels", "logit_normal", "uniform")
     shift: float = setting(5.0, "flow shift of the noise levels; above 1: more noise")
     views: str = setting(
-        "paper", "known view: paper (90-degree face views) or wide (any yaw, pitch, roll, fov)", "paper", "wide"
+        "paper",
+        "known view: paper (90-degree face views) or wide (as phones see, level and upright, in any direction)",
+        "paper",
+        "wide",
     )
     faces: str = setting("FRBL", "faces that the paper's views are drawn from, of FRBLUD")
     caption_dropout: float = setting(0.1, "part of the samples whose caption is empty")
