@@ -282,8 +282,9 @@ def watch(run: Run) -> None:
             losses = heldout_losses(run.model, run.vae, run.heldout, config, device)
             log_numbers(run, {f"heldout/sigma_{sigma:.2f}": loss for sigma, loss in losses.items()})
         if due[1]:
-            for index, item in sample_clips(run.heldout, config.sample_clips):
-                video = sample_map(run.model, run.vae, item, run.empty_text, config, device, index)
+            for index in sample_clips(run.heldout.buckets(), config.sample_clips):
+                clip = run.heldout[index]
+                video = sample_map(run.model, run.vae, clip, run.empty_text, config, device, index)
                 if run.accelerator.is_main_process:
                     write_sample(video, run.output / "samples", f"step_{seed:08}_{index}", config.layout)
     run.model.train()
