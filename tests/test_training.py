@@ -316,6 +316,20 @@ def test_it_shows_held_out_losses_and_sample_panoramas(paths: dict[str, Path], t
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
 
 
+@pytest.mark.parametrize("save_every", [1, 100])
+def test_what_was_learnt_is_kept_where_watching_fails(
+    paths: dict[str, Path], tmp_path: Path, save_every: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The samples' folder cannot be made; the same command then goes on behind the samples that failed."""
+    flags = flags_of(paths, tmp_path / "run", steps=2, sample_every=2, sample_steps=1, save_every=save_every)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "samples").write_text("in the way")
+    assert main(flags) == 2
+    assert "samples" in capsys.readouterr().err
+    assert newest_checkpoint(tmp_path / "run").name == "step_00000002"
+    assert main(flags) == 0
+
+
 def damage_clips(cache: Path) -> None:
     """Put infinity into every training latent."""
     for file in (cache / "clips").glob("*.safetensors"):

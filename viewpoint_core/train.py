@@ -325,10 +325,10 @@ def train_from(run: Run, stream: Iterator[tuple[Batch, Draws]], bar: tqdm) -> No
             mean = sum(run.losses) / len(run.losses)
             log_numbers(run, {"loss": mean, "lr": lr, "steps_per_second": 1 / (time.monotonic() - start)})
             run.losses.clear()
-        watch(run)
-        if run.step % config.save_every == 0:
+        if run.step % config.save_every == 0 or run.step == config.steps:
             saved = run.step
             save(run)
+        watch(run)  # after saving: it may fail, and would fail again when the run goes on
     if saved != run.step:
         save(run)
 
