@@ -229,14 +229,27 @@ def test_the_tiny_models_script_trains_in_two_processes(paths: dict[str, Path], 
         call_together(main, 2, *flags_of(paths, tmp_path / "run", faces="X"))
 
 
+SMALL_FILES = """
+import sys
+from viewpoint_core.train import main
+from viewpoint_core.training import state
+state.FILE_BYTES = 1 << 20
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 def test_sharded_over_two_processes_it_saves_resumes_and_gathers_the_same_weights(
     paths: dict[str, Path], tmp_path: Path
 ) -> None:
+    """The sharded checkpoints in many small files from each process, the others in one from each."""
+    script = tmp_path / "script.py"
+    script.write_text(SMALL_FILES)
     settings = {"batch_size": 1, "ema": 0.9, "sharding": "fsdp2", "heldout_every": 1, "accumulation": 2}
     run(flags_of(paths, tmp_path / "plain", steps=4, **{**settings, "sharding": "none"}), processes=2)
-    run(flags_of(paths, tmp_path / "sharded", steps=2, **settings), processes=2)
-    assert len(list(newest_checkpoint(tmp_path / "sharded").glob("*.safetensors"))) == 2
-    assert "step 2" in run(flags_of(paths, tmp_path / "sharded", steps=4, **settings), processes=2)
+    run(flags_of(paths, tmp_path / "sharded", steps=2, **settings), processes=2, script=script)
+    assert len(list(newest_checkpoint(tmp_path / "plain").glob("*.safetensors"))) == 2
+    assert len(list(newest_checkpoint(tmp_path / "sharded").glob("*.safetensors"))) > 8
+    assert "step 2" in run(flags_of(paths, tmp_path / "sharded", steps=4, **settings), processes=2, script=script)
     for step, loss in losses(tmp_path / "plain").items():
         assert losses(tmp_path / "sharded")[step] == pytest.approx(loss, rel=1e-4)
     for average in (False, True):

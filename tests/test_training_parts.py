@@ -222,9 +222,15 @@ def save(output: Path, step: int, parts: tuple, keep: int = 2) -> Path:
     return state.save_state(output, partial(state.write_tensors, tensors), {"mode": "full"}, step=step, keep=keep)
 
 
-def test_a_loaded_checkpoint_is_what_was_saved_and_trains_on_alike(tmp_path: Path) -> None:
+@pytest.mark.parametrize("file_bytes", [40, 1 << 30])
+def test_a_loaded_checkpoint_is_what_was_saved_and_trains_on_alike(
+    tmp_path: Path, file_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one file, as all were once, or of many."""
+    monkeypatch.setattr(state, "FILE_BYTES", file_bytes)
     parts, others = trained(), trained(seed=1, steps=1)
     folder = save(tmp_path, 2, parts)
+    assert (len(list(folder.glob("*.safetensors"))) == 1) == (file_bytes > 1 << 20)
     state.load_state(folder, *others)
     batch = torch.randn(4, 3)
     for model, optimizer, average in (parts, others):
@@ -238,6 +244,33 @@ def test_a_loaded_checkpoint_is_what_was_saved_and_trains_on_alike(tmp_path: Pat
     weights = state.gather_weights(folder)
     assert set(weights) == set(parts[0].state_dict())
     assert set(state.gather_weights(folder, average=True)) == set(weights)
+
+
+def resident_bytes(which: str) -> int:
+    """What /proc says of this process's memory: VmRSS, or VmHWM for the most since it was last reset."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(which))
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").is_file(), reason="the peak of memory is reset in /proc")
+def test_writing_holds_a_file_in_memory_not_all_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "FILE_BYTES", 4 << 20)
+    tensors = {f"model.{i}": torch.full((1 << 20,), float(i)) for i in range(20)}
+    state.write_tensors({"model.small": torch.zeros(1)}, tmp_path / "first")  # what it imports takes memory too
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident_bytes("VmRSS")
+    state.write_tensors(tensors, tmp_path / "all")
+    assert resident_bytes("VmHWM") - before < 0.5 * sum(tensor.nbytes for tensor in tensors.values())
+    assert len(list((tmp_path / "all").glob("*.safetensors"))) == 20
+    again = state.gather_weights(tmp_path / "all")
+    assert all(torch.equal(again[name.removeprefix("model.")], tensor) for name, tensor in tensors.items())
+
+
+def test_a_tensor_larger_than_a_file_gets_one_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "FILE_BYTES", 40)
+    sizes = {"a": 5, "b": 5, "c": 1, "d": 30, "e": 1}
+    numbers = state.file_numbers({name: torch.zeros(size) for name, size in sizes.items()})
+    assert numbers == {"a": 1, "b": 1, "c": 2, "d": 3, "e": 4}
 
 
 def test_only_the_newest_checkpoints_stay(tmp_path: Path) -> None:

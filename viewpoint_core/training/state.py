@@ -21,9 +21,11 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.tensor import DTensor
 
 FACTS, PARTIAL = "state.json", ".partial"
 MODEL, OPTIMIZER, AVERAGE = "model.", "optimizer.", "ema."
+FILE_BYTES = 1 << 30  # a process holds a file two or three times while it writes it
 OPTIONS = StateDictOptions(flatten_optimizer_state_dict=True, ignore_frozen_params=True, strict=False)
 
 
@@ -87,9 +89,26 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def file_numbers(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """The number, from 1, of the file that a tensor goes to: in their order, about FILE_BYTES of what this process
+    holds of them to each."""
+    numbers: dict[str, int] = {}
+    number, filled = 1, 0
+    for name, tensor in tensors.items():
+        size = (tensor.to_local() if isinstance(tensor, DTensor) else tensor).nbytes
+        if filled and filled + size > FILE_BYTES:
+            number, filled = number + 1, 0
+        numbers[name] = number
+        filled += size
+    return numbers
+
+
 def write_tensors(tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Write tensors to a folder, each process its part of those that are sharded."""
-    quietly(dcp.save, dict(tensors), storage_writer=HuggingFaceStorageWriter(path=str(folder), save_distributed=True))
+    """Write tensors to a folder, each process its part of those that are sharded, in files that fit into memory."""
+    writer = HuggingFaceStorageWriter(
+        path=str(folder), fqn_to_index_mapping=file_numbers(tensors), save_distributed=True
+    )
+    quietly(dcp.save, dict(tensors), storage_writer=writer)
 
 
 def save_state(output: Path, write: Callable[[Path], None], facts: dict[str, Any], *, step: int, keep: int) -> Path:
