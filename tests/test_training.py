@@ -19,10 +19,18 @@ from safetensors.torch import load_file, save_file
 from scripts.train_tiny import StepError, call_together
 from tests import training_runs
 from tests.training_runs import MAP, REPO, encode_cache, environment, flags_of, losses, run, start, write_cache
+from viewpoint_core.export import main as export
 from viewpoint_core.train import main
 from viewpoint_core.training.cache import CachedClips
 from viewpoint_core.training.new_model import new_transformer
-from viewpoint_core.training.state import OPTIMIZER, checkpoints, gather_tensors, gather_weights, newest_checkpoint
+from viewpoint_core.training.state import (
+    OPTIMIZER,
+    checkpoints,
+    gather_tensors,
+    gather_weights,
+    newest_checkpoint,
+    stored_tensors,
+)
 from viewpoint_core.training.wan import compile_blocks
 
 pytestmark = pytest.mark.training
@@ -341,6 +349,39 @@ def test_what_was_learnt_is_kept_where_watching_fails(
     assert "samples" in capsys.readouterr().err
     assert newest_checkpoint(tmp_path / "run").name == "step_00000002"
     assert main(flags) == 0
+
+
+def test_weights_kept_for_good_are_those_of_their_step_without_the_optimiser_and_export(
+    paths: dict[str, Path], tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    assert main(flags_of(paths, output, steps=4, ema=0.9, save_every=2, keep=2, keep_every=2)) == 0
+    assert main(flags_of(paths, output, steps=8, ema=0.9, save_every=2, keep=1, keep_every=3)) == 0
+    kept = sorted((output / "weights").iterdir())
+    assert [folder.name for folder in kept] == ["step_00000002", "step_00000004", "step_00000006"]
+    assert [folder.name for folder in checkpoints(output)] == ["step_00000008"]
+    again = tmp_path / "again"
+    assert main(flags_of(paths, again, steps=2, ema=0.9, save_every=2)) == 0
+    for average in (False, True):
+        assert_same_weights(kept[0], newest_checkpoint(again), average=average)
+    assert not stored_tensors(kept[0], OPTIMIZER)
+    for source, name in ((kept[0], "kept"), (again, "again")):
+        assert export(["checkpoint", str(source), str(tmp_path / f"{name}.safetensors"), "--ema"]) == 0
+    assert (tmp_path / "kept.safetensors").read_bytes() == (tmp_path / "again.safetensors").read_bytes()
+
+
+def test_it_says_what_it_trains_on_and_which_epoch_it_is_in(
+    paths: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of three clips and an image one is broken."""
+    shutil.copytree(paths["cache"], tmp_path / "cache")
+    broken = CachedClips(tmp_path / "cache").rows[0]["key"]
+    (tmp_path / "cache" / "clips" / f"{broken}.problem").write_text("it ends early")
+    assert main(flags_of({**paths, "cache": tmp_path / "cache"}, tmp_path / "run", steps=6)) == 0
+    assert "3 training clips, 1 held out, 1 broken (left out; why:" in (said := capsys.readouterr().out)
+    assert "6 steps are 2 epochs" in said
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [0.333, 0.667, 1, 1.333, 1.667, 2]
 
 
 def damage_clips(cache: Path) -> None:

@@ -33,7 +33,7 @@ from .training.loop import (
 )
 from .training.parallel import end_processes, gradients_shared, uses_deepspeed
 from .training.plan import derive_seed, lr_at
-from .training.run import Run, save, start_run
+from .training.run import Run, keep_weights, save, start_run
 from .training.watch import heldout_losses, sample_clips, sample_map, write_sample
 
 CONFIG_FILE, LOG_FOLDER = "config.json", "tensorboard"
@@ -153,11 +153,14 @@ def train_from(run: Run, stream: Iterator[tuple[Batch, Draws]], bar: tqdm) -> No
         bar.update()
         if run.step % config.log_every == 0:
             mean = sum(run.losses) / len(run.losses)
-            log_numbers(run, {"loss": mean, "lr": lr, "steps_per_second": 1 / (time.monotonic() - start)})
+            speed = 1 / (time.monotonic() - start)
+            log_numbers(run, {"loss": mean, "lr": lr, "epoch": round(run.epoch, 3), "steps_per_second": speed})
             run.losses.clear()
         if run.step % config.save_every == 0 or run.step == config.steps:
             saved = run.step
             save(run)
+        if config.keep_every and run.step % config.keep_every == 0:
+            keep_weights(run)
         watch(run)  # after saving: it may fail, and would fail again when the run goes on
     if saved != run.step:
         save(run)

@@ -94,6 +94,7 @@ class TrainingConfig:
     sample_clips: int = setting(1, "held-out clips that samples are made of, the longest first")
     save_every: int = setting(500, "steps between checkpoints")
     keep: int = setting(3, "checkpoints to keep, the newest")
+    keep_every: int = setting(0, "steps between trained weights that are kept for good, without optimiser; 0: never")
 
 
 FIELDS = {item.name: item for item in fields(TrainingConfig)}
@@ -163,7 +164,7 @@ def check_values(config: TrainingConfig) -> None:
     for name in positive:
         if not 0 < getattr(config, name) < math.inf:
             raise ValueError(f"{name} is {getattr(config, name)}; expected a positive number")
-    for name in ("warmup", "workers", "clip", "weight_decay", "heldout_every", "sample_every"):
+    for name in ("warmup", "workers", "clip", "weight_decay", "heldout_every", "sample_every", "keep_every"):
         if not getattr(config, name) >= 0:
             raise ValueError(f"{name} is {getattr(config, name)}; expected 0 or more")
     if not config.faces or set(config.faces) - set(FACES):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import METADATA_BLOCKS
 from ..wan_attention import format_schedule
-from .cache import PLAN, CachedClips, has_known
+from .cache import CLIPS, PLAN, CachedClips, has_known
 from .clips import projection_of
 from .config import TrainingConfig
 from .ema import start_ema, trained_parameters
@@ -23,9 +23,28 @@ from .fingerprint import check_fingerprint, vae_fingerprint
 from .known_view import PAPER
 from .loop import Grey, make_optimizer
 from .lora import add_lora, load_comfy_lora
-from .parallel import distribute, load_deepspeed, prepare_deepspeed, uses_deepspeed, write_deepspeed
+from .parallel import (
+    distribute,
+    load_deepspeed,
+    prepare_deepspeed,
+    uses_deepspeed,
+    write_deepspeed,
+    write_weights,
+)
+from .plan import batches_an_epoch
 from .precision import has_fast_bf16
-from .state import MODEL, check_facts, collect_tensors, load_state, newest_checkpoint, save_state, write_tensors
+from .state import (
+    KEPT,
+    MODEL,
+    check_facts,
+    collect_tensors,
+    collect_weights,
+    load_state,
+    newest_checkpoint,
+    save_state,
+    write_tensors,
+    write_whole,
+)
 from .wan import compile_blocks, prepare_transformer, set_blocks
 from .wan_vae import load_vae
 
@@ -47,6 +66,7 @@ class Run:
     empty_text: Tensor
     facts: dict[str, Any]
     position: dict[str, Any]
+    epoch_length: int
     step: int = 0
     samples: int = 0
     stop: bool = False
@@ -58,6 +78,11 @@ class Run:
     def output(self) -> Path:
         """The run's folder."""
         return Path(self.config.output)
+
+    @property
+    def epoch(self) -> float:
+        """How often the run has seen the training clips."""
+        return self.samples / self.position["joint_batch"] / self.epoch_length
 
 
 def model_facts(model: nn.Module, config: TrainingConfig) -> dict[str, Any]:
@@ -105,18 +130,29 @@ def start_run(config: TrainingConfig) -> Run:
     cached = check_fingerprint(Path(config.cache), **asked)
     known = config.faces if config.views == PAPER and has_known(cached, config.faces) else ""
     train, heldout = CachedClips(Path(config.cache), known=known), CachedClips(Path(config.cache), "heldout")
+    position = data_facts(config, accelerator)
+    length = batches_an_epoch(train.buckets(), position["joint_batch"])
     empty_text = train.empty_text()
     model = prepare_model(config)
     facts = model_facts(model, config)
     vae = load_vae(Path(config.vae), dtype=DTYPES[config.vae_dtype]).to(accelerator.device)
     model, optimizer = distribute_all(model, accelerator, config)
     average = start_ema(model) if config.ema else None
-    position = data_facts(config, accelerator)
-    run = Run(config, accelerator, model, vae, optimizer, average, train, heldout, empty_text, facts, position)
+    run = Run(config, accelerator, model, vae, optimizer, average, train, heldout, empty_text, facts, position, length)
     resume(run)
+    accelerator.print(data_line(run))
     if not len(heldout) and (config.heldout_every or config.sample_every):
         accelerator.print(f"{config.cache} holds no held-out clips: no held-out losses and no samples")
     return run
+
+
+def data_line(run: Run) -> str:
+    """What the run trains on, in a line."""
+    config, broken = run.config, len(run.train.broken)
+    counts = f"{len(run.train)} training clips, {len(run.heldout)} held out, {broken} broken"
+    reasons = f" (left out; why: {run.train.folder}/{CLIPS}/*.problem)" if broken else ""
+    epochs = config.steps * config.accumulation / run.epoch_length
+    return f"{counts}{reasons}; {config.steps} steps are {epochs:.3g} epochs"
 
 
 def distribute_all(
@@ -163,5 +199,18 @@ def save(run: Run) -> Path:
         write = partial(write_deepspeed, run.model, run.accelerator, MODEL)
     else:
         write = partial(write_tensors, collect_tensors(run.model, run.optimizer, run.average)[0])
-    facts = {**run.facts, **run.position, "samples": run.samples}
-    return save_state(run.output, write, facts, step=run.step, keep=run.config.keep)
+    return save_state(run.output, write, saved_facts(run), step=run.step, keep=run.config.keep)
+
+
+def keep_weights(run: Run) -> Path:
+    """Write what the run has learnt, without what only going on needs; exports take it as they take a checkpoint."""
+    if uses_deepspeed(run.accelerator):
+        write = partial(write_weights, run.model, run.accelerator, MODEL)
+    else:
+        write = partial(write_tensors, collect_weights(run.model, run.average))
+    return write_whole(run.output / KEPT, write, saved_facts(run), step=run.step)
+
+
+def saved_facts(run: Run) -> dict[str, Any]:
+    """What is said beside the tensors."""
+    return {**run.facts, **run.position, "samples": run.samples}

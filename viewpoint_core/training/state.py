@@ -1,4 +1,5 @@
-"""Checkpoints to go on from: weights, optimiser and average in sharded safetensors, written whole or not at all."""
+"""Checkpoints to go on from: weights, optimiser and average in sharded safetensors, written whole or not at all; and
+weights and average alone, kept for good."""
 
 import json
 import os
@@ -23,6 +24,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.tensor import DTensor
 
+CHECKPOINTS, KEPT = "checkpoints", "weights"
 FACTS, PARTIAL = "state.json", ".partial"
 MODEL, OPTIMIZER, AVERAGE = "model.", "optimizer.", "ema."
 FILE_BYTES = 1 << 30  # a process holds a file two or three times while it writes it
@@ -40,15 +42,20 @@ def wait_for_all() -> None:
         dist.barrier()
 
 
+def collect_weights(model: nn.Module, average: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """What a run has learnt, by name: the weights that train, and their average."""
+    weights = {MODEL + name: value for name, value in get_model_state_dict(model, options=OPTIONS).items()}
+    return weights | {AVERAGE + name: value for name, value in (average or {}).items()}
+
+
 def collect_tensors(
     model: nn.Module, optimizer: torch.optim.Optimizer, average: Mapping[str, Tensor] | None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """All that a run remembers, by name, and the optimiser's settings, which are no tensors."""
     optimizer_state = get_optimizer_state_dict(model, optimizer, options=OPTIONS)
-    tensors = {MODEL + name: value for name, value in get_model_state_dict(model, options=OPTIONS).items()}
     state = {name: value for name, value in optimizer_state.items() if name.startswith("state.")}
+    tensors = collect_weights(model, average)
     tensors |= {OPTIMIZER + name: torch.as_tensor(value) for name, value in state.items()}
-    tensors |= {AVERAGE + name: value for name, value in (average or {}).items()}
     settings = {name: value for name, value in optimizer_state.items() if not name.startswith("state.")}
     return tensors, settings
 
@@ -80,7 +87,7 @@ def by_main(call: Callable[[], None]) -> None:
 
 def checkpoints(folder: Path) -> list[Path]:
     """The whole checkpoints below a run's output, the oldest first."""
-    return sorted(file.parent for file in (folder / "checkpoints").glob(f"step_*/{FACTS}"))
+    return sorted(file.parent for file in (folder / CHECKPOINTS).glob(f"step_*/{FACTS}"))
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -112,11 +119,18 @@ def write_tensors(tensors: Mapping[str, Tensor], folder: Path) -> None:
 
 
 def save_state(output: Path, write: Callable[[Path], None], facts: dict[str, Any], *, step: int, keep: int) -> Path:
-    """Have `write` fill a folder under a temporary name, rename it when whole, then drop all but the newest `keep`.
+    """Have `write` fill a checkpoint, then drop all but the newest `keep`; every process calls it, as `write_whole`."""
+    target = write_whole(output / CHECKPOINTS, write, facts, step=step)
+    by_main(lambda: drop(checkpoints(output)[:-keep]))
+    return target
 
-    Every process calls it. If it fails (a full disk), the half checkpoint is removed and the older ones stay.
+
+def write_whole(parent: Path, write: Callable[[Path], None], facts: dict[str, Any], *, step: int) -> Path:
+    """Have `write` fill a folder of this step under a temporary name, and rename it when whole.
+
+    Every process calls it. If it fails (a full disk), the half folder is removed and the older ones stay.
     """
-    target = output / "checkpoints" / f"step_{step:08}"
+    target = parent / f"step_{step:08}"
     partial = target.with_name(f".{target.name}{PARTIAL}")
     by_main(lambda: start_partial(partial))
     try:
@@ -127,7 +141,6 @@ def save_state(output: Path, write: Callable[[Path], None], facts: dict[str, Any
         if is_main():
             shutil.rmtree(partial, ignore_errors=True)
         raise
-    by_main(lambda: drop(checkpoints(output)[:-keep]))
     return target
 
 
