@@ -441,6 +441,10 @@ def test_a_dry_run_says_what_would_train(
     assert said["parameters"] == said["trained"] == sum(w.numel() for w in load_file(paths["model"]).values())
     assert said["perspective blocks"] == "1,3"
     assert said["tokens"] == 32
+    assert said["epochs"] == pytest.approx(6 / 4)
+    checkpoint = said["GB on disk"]["a checkpoint"]
+    assert checkpoint == pytest.approx(3 * 4 * said["parameters"] / 1e9, rel=0.01)
+    assert said["GB on disk"]["in all"] == pytest.approx(4 * checkpoint, rel=0.01)
     assert main([*flags_of(paths, tmp_path / "run", mode="lora", lora_rank=4), "--dry-run"]) == 0
     assert json.loads(capsys.readouterr().out)["trained"] < said["trained"]
     assert not (tmp_path / "run").exists()
