@@ -16,8 +16,14 @@ from torch import nn
 from viewpoint_core.training import state
 from viewpoint_core.training.config import FIELDS, PRESETS, TrainingConfig, add_flags, read_config, read_file
 from viewpoint_core.training.ema import averaged_weights, start_ema, update_ema
-from viewpoint_core.training.memory import ModelSize, step_memory
-from viewpoint_core.training.plan import batches_from, derive_seed, epoch_batches, generator_for, lr_at
+from viewpoint_core.training.memory import ModelSize, disk_space, step_memory
+from viewpoint_core.training.plan import (
+    batches_from,
+    derive_seed,
+    epoch_batches,
+    generator_for,
+    lr_at,
+)
 
 PATHS = {"model": "m", "vae": "v", "cache": "c", "output": "o"}
 REPO = Path(__file__).parents[1]
@@ -83,6 +89,12 @@ def test_the_papers_preset_is_the_papers() -> None:
     assert (config.mode, config.lr, config.batch_size, config.schedule) == ("full", 1e-4, 1, "alternating")
 
 
+@pytest.mark.parametrize("name", ["paper", "calm", "lora_24gb", "14b_sharded"])
+def test_where_the_model_computes_in_bf16_the_vae_does(name: str) -> None:
+    config = parse("--preset", name)
+    assert (config.precision, config.vae_dtype) == ("bf16", "bf16")
+
+
 def test_every_preset_file_is_listed_above() -> None:
     assert {file.stem for file in PRESETS.glob("*.yaml")} == {
         "paper",
@@ -128,6 +140,7 @@ def test_a_bad_file_is_refused_in_plain_words(tmp_path: Path, text: str, words: 
         (["--faces", "FX"], "faces is 'FX'"),
         (["--lr", "nan"], "lr is nan"),
         (["--warmup", "-1"], "warmup is -1"),
+        (["--keep-every", "-1"], "keep_every is -1"),
         (["--sample-steps", "0"], "sample_steps is 0"),
         (["--mode", "lora", "--base-dtype", "bf16", "--precision", "fp32"], "needs precision bf16"),
         (["--optimizer", "adamw8bit", "--sharding", "fsdp2"], "adamw8bit does not shard"),
@@ -336,3 +349,23 @@ def test_the_papers_run_needs_about_30_gib_and_lora_fits_24() -> None:
         batch=1, base_bytes=2, optimizer_bytes=8, ema=False, autocast=True, checkpointing=True,
     )  # fmt: skip
     assert lora["in all"] < 16
+
+
+def test_a_checkpoint_takes_the_space_that_is_foretold(tmp_path: Path) -> None:
+    model, optimizer, average = trained()
+    foretold = disk_space(
+        sum(weight.numel() for weight in model.parameters()), optimizer_bytes=8, ema=True, keep=3, kept=5
+    )
+    stored = state.stored_tensors(save(tmp_path, 1, (model, optimizer, average)), "")
+    sizes = {name: 4 * entry.size.numel() for name, entry in stored.items() if not name.endswith(".step")}
+    assert foretold["a checkpoint"] * 1e9 == pytest.approx(sum(sizes.values()))
+    learnt = sum(size for name, size in sizes.items() if not name.startswith(state.OPTIMIZER))
+    assert foretold["trained weights alone"] * 1e9 == pytest.approx(learnt)
+    assert foretold["in all"] == pytest.approx(4 * foretold["a checkpoint"] + 5 * foretold["trained weights alone"])
+
+
+def test_checkpoints_of_the_presets_take_17_23_and_1_gb() -> None:
+    full, lora = 1_419_000_000, 90_000_000
+    sizes = [disk_space(n, optimizer_bytes=8, ema=ema, keep=3, kept=0) for n, ema in ((full, False), (full, True))]
+    assert [round(size["a checkpoint"]) for size in sizes] == [17, 23]
+    assert round(disk_space(lora, optimizer_bytes=8, ema=False, keep=3, kept=0)["a checkpoint"]) == 1
