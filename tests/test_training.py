@@ -253,6 +253,7 @@ def test_sharded_over_two_processes_it_saves_resumes_and_gathers_the_same_weight
     script = tmp_path / "script.py"
     script.write_text(SMALL_FILES)
     settings = {"batch_size": 1, "ema": 0.9, "sharding": "fsdp2", "heldout_every": 1, "accumulation": 2}
+    settings["keep_every"] = 4
     run(flags_of(paths, tmp_path / "plain", steps=4, **{**settings, "sharding": "none"}), processes=2)
     run(flags_of(paths, tmp_path / "sharded", steps=2, **settings), processes=2, script=script)
     assert len(list(newest_checkpoint(tmp_path / "plain").glob("*.safetensors"))) == 2
@@ -267,6 +268,8 @@ def test_sharded_over_two_processes_it_saves_resumes_and_gathers_the_same_weight
         assert plain.keys() == sharded.keys()
         for name, weight in plain.items():
             torch.testing.assert_close(sharded[name], weight, rtol=0, atol=2e-4)
+        kept = tmp_path / "sharded" / "weights" / "step_00000004"
+        assert_same_weights(kept, newest_checkpoint(tmp_path / "sharded"), average=average)
 
 
 def test_a_lora_run_trains_saves_resumes_and_exports(paths: dict[str, Path], tmp_path: Path) -> None:
