@@ -1,5 +1,7 @@
 """The known view of a training sample: what is drawn, its mask, and the channels that it becomes."""
 
+import math
+
 import pytest
 import torch
 
@@ -39,15 +41,43 @@ def test_the_papers_views_are_the_chosen_faces() -> None:
     assert {known_view.draw_view(faces="U", generator=generator) for _ in range(5)} == {known_view.View(0, 90)}
 
 
+def wide_views(count: int) -> list[known_view.View]:
+    """Views as `views: wide` draws them."""
+    generator = torch.Generator().manual_seed(0)
+    return [known_view.draw_view("wide", generator=generator) for _ in range(count)]
+
+
+def sides_deg(view: known_view.View) -> tuple[float, float]:
+    """A view's horizontal and vertical fields of view."""
+    half = math.tan(math.radians(view.fov_deg) / 2)
+    return view.fov_deg, math.degrees(2 * math.atan(half / view.aspect))
+
+
+def assert_fills(values: list[float], low: float, high: float) -> None:
+    """The values lie in the range and reach into a tenth of it at both ends."""
+    assert low <= min(values) < low + 0.1 * (high - low)
+    assert high >= max(values) > high - 0.1 * (high - low)
+
+
 def test_wide_views_fill_their_ranges() -> None:
-    generator, ranges = torch.Generator().manual_seed(0), known_view.WIDE_RANGE
-    views = [known_view.draw_view("wide", generator=generator) for _ in range(300)]
-    for name in ("yaw_deg", "pitch_deg", "roll_deg", "fov_deg"):
-        low, high = getattr(ranges, name)
-        values = [getattr(view, name) for view in views]
-        assert low <= min(values) < low + 0.1 * (high - low)
-        assert high >= max(values) > high - 0.1 * (high - low)
-    assert {view.aspect for view in views} == set(ranges.aspects)
+    views, ranges = wide_views(300), known_view.WIDE_RANGE
+    for name in ("yaw_deg", "pitch_deg", "roll_deg"):
+        assert_fills([getattr(view, name) for view in views], *getattr(ranges, name))
+    assert {view.aspect for view in views} == set(ranges.aspects) == {1, 4 / 3, 3 / 4, 16 / 9, 9 / 16}
+
+
+@pytest.mark.parametrize("aspect", known_view.WIDE_RANGE.aspects)
+def test_a_wide_views_longer_side_sees_45_to_115_degrees_whatever_its_aspect(aspect: float) -> None:
+    longer = [max(sides_deg(view)) for view in wide_views(1500) if view.aspect == aspect]
+    assert_fills([round(value, 6) for value in longer], 45, 115)
+
+
+def test_upright_phone_clips_lie_well_inside_the_wide_views() -> None:
+    upright = [sides_deg(view) for view in wide_views(1500) if view.aspect == 9 / 16]
+    assert sum(abs(x - 40) < 5 and abs(y - 67) < 8 for x, y in upright) > 0.1 * len(upright)
+    horizontal, vertical = zip(*upright, strict=True)
+    assert min(horizontal) < 30 < 40 < 70 < max(horizontal)
+    assert min(vertical) < 50 < 67 < 100 < max(vertical)
 
 
 def test_dropout_drops_its_share_and_changes_no_other_draw() -> None:

@@ -8,7 +8,6 @@ import torch
 from accelerate.utils import DistributedType
 from torch import nn
 
-from viewpoint_core.train import distribute_all
 from viewpoint_core.training.config import TrainingConfig
 from viewpoint_core.training.muon import (
     ADAMW_LENGTH,
@@ -19,6 +18,7 @@ from viewpoint_core.training.muon import (
     orthogonalised,
 )
 from viewpoint_core.training.new_vae import new_vae
+from viewpoint_core.training.run import distribute_all
 
 
 class Net(nn.Module):

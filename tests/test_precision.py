@@ -5,10 +5,10 @@ import time
 import pytest
 import torch
 
-from viewpoint_core.train import needs_float32
 from viewpoint_core.training.config import TrainingConfig
 from viewpoint_core.training.precision import fast_autocast, fast_dtype, has_fast_bf16
 from viewpoint_core.training.replay import Replay
+from viewpoint_core.training.run import needs_float32
 
 
 def seconds(dtype: torch.dtype) -> float:
@@ -31,7 +31,7 @@ def test_a_cpu_that_is_said_to_have_fast_bfloat16_has_it() -> None:
 @pytest.mark.parametrize("fast", [True, False])
 def test_without_it_autocast_trainer_and_products_stay_in_float32(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("viewpoint_core.training.precision.has_fast_bf16", lambda device: fast)
-    monkeypatch.setattr("viewpoint_core.train.has_fast_bf16", lambda device: fast)
+    monkeypatch.setattr("viewpoint_core.training.run.has_fast_bf16", lambda device: fast)
     wanted = torch.bfloat16 if fast else torch.float32
     assert fast_dtype("cpu") == wanted
     with fast_autocast("cpu"):

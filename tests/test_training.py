@@ -19,10 +19,18 @@ from safetensors.torch import load_file, save_file
 from scripts.train_tiny import StepError, call_together
 from tests import training_runs
 from tests.training_runs import MAP, REPO, encode_cache, environment, flags_of, losses, run, start, write_cache
+from viewpoint_core.export import main as export
 from viewpoint_core.train import main
 from viewpoint_core.training.cache import CachedClips
 from viewpoint_core.training.new_model import new_transformer
-from viewpoint_core.training.state import OPTIMIZER, checkpoints, gather_tensors, gather_weights, newest_checkpoint
+from viewpoint_core.training.state import (
+    OPTIMIZER,
+    checkpoints,
+    gather_tensors,
+    gather_weights,
+    newest_checkpoint,
+    stored_tensors,
+)
 from viewpoint_core.training.wan import compile_blocks
 
 pytestmark = pytest.mark.training
@@ -229,14 +237,28 @@ def test_the_tiny_models_script_trains_in_two_processes(paths: dict[str, Path], 
         call_together(main, 2, *flags_of(paths, tmp_path / "run", faces="X"))
 
 
+SMALL_FILES = """
+import sys
+from viewpoint_core.train import main
+from viewpoint_core.training import state
+state.FILE_BYTES = 1 << 20
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 def test_sharded_over_two_processes_it_saves_resumes_and_gathers_the_same_weights(
     paths: dict[str, Path], tmp_path: Path
 ) -> None:
+    """The sharded checkpoints in many small files from each process, the others in one from each."""
+    script = tmp_path / "script.py"
+    script.write_text(SMALL_FILES)
     settings = {"batch_size": 1, "ema": 0.9, "sharding": "fsdp2", "heldout_every": 1, "accumulation": 2}
+    settings["keep_every"] = 4
     run(flags_of(paths, tmp_path / "plain", steps=4, **{**settings, "sharding": "none"}), processes=2)
-    run(flags_of(paths, tmp_path / "sharded", steps=2, **settings), processes=2)
-    assert len(list(newest_checkpoint(tmp_path / "sharded").glob("*.safetensors"))) == 2
-    assert "step 2" in run(flags_of(paths, tmp_path / "sharded", steps=4, **settings), processes=2)
+    run(flags_of(paths, tmp_path / "sharded", steps=2, **settings), processes=2, script=script)
+    assert len(list(newest_checkpoint(tmp_path / "plain").glob("*.safetensors"))) == 2
+    assert len(list(newest_checkpoint(tmp_path / "sharded").glob("*.safetensors"))) > 8
+    assert "step 2" in run(flags_of(paths, tmp_path / "sharded", steps=4, **settings), processes=2, script=script)
     for step, loss in losses(tmp_path / "plain").items():
         assert losses(tmp_path / "sharded")[step] == pytest.approx(loss, rel=1e-4)
     for average in (False, True):
@@ -246,6 +268,8 @@ def test_sharded_over_two_processes_it_saves_resumes_and_gathers_the_same_weight
         assert plain.keys() == sharded.keys()
         for name, weight in plain.items():
             torch.testing.assert_close(sharded[name], weight, rtol=0, atol=2e-4)
+        kept = tmp_path / "sharded" / "weights" / "step_00000004"
+        assert_same_weights(kept, newest_checkpoint(tmp_path / "sharded"), average=average)
 
 
 def test_a_lora_run_trains_saves_resumes_and_exports(paths: dict[str, Path], tmp_path: Path) -> None:
@@ -316,6 +340,53 @@ def test_it_shows_held_out_losses_and_sample_panoramas(paths: dict[str, Path], t
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
 
 
+@pytest.mark.parametrize("save_every", [1, 100])
+def test_what_was_learnt_is_kept_where_watching_fails(
+    paths: dict[str, Path], tmp_path: Path, save_every: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The samples' folder cannot be made; the same command then goes on behind the samples that failed."""
+    flags = flags_of(paths, tmp_path / "run", steps=2, sample_every=2, sample_steps=1, save_every=save_every)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "samples").write_text("in the way")
+    assert main(flags) == 2
+    assert "samples" in capsys.readouterr().err
+    assert newest_checkpoint(tmp_path / "run").name == "step_00000002"
+    assert main(flags) == 0
+
+
+def test_weights_kept_for_good_are_those_of_their_step_without_the_optimiser_and_export(
+    paths: dict[str, Path], tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    assert main(flags_of(paths, output, steps=4, ema=0.9, save_every=2, keep=2, keep_every=2)) == 0
+    assert main(flags_of(paths, output, steps=8, ema=0.9, save_every=2, keep=1, keep_every=3)) == 0
+    kept = sorted((output / "weights").iterdir())
+    assert [folder.name for folder in kept] == ["step_00000002", "step_00000004", "step_00000006"]
+    assert [folder.name for folder in checkpoints(output)] == ["step_00000008"]
+    again = tmp_path / "again"
+    assert main(flags_of(paths, again, steps=2, ema=0.9, save_every=2)) == 0
+    for average in (False, True):
+        assert_same_weights(kept[0], newest_checkpoint(again), average=average)
+    assert not stored_tensors(kept[0], OPTIMIZER)
+    for source, name in ((kept[0], "kept"), (again, "again")):
+        assert export(["checkpoint", str(source), str(tmp_path / f"{name}.safetensors"), "--ema"]) == 0
+    assert (tmp_path / "kept.safetensors").read_bytes() == (tmp_path / "again.safetensors").read_bytes()
+
+
+def test_it_says_what_it_trains_on_and_which_epoch_it_is_in(
+    paths: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of three clips and an image one is broken."""
+    shutil.copytree(paths["cache"], tmp_path / "cache")
+    broken = CachedClips(tmp_path / "cache").rows[0]["key"]
+    (tmp_path / "cache" / "clips" / f"{broken}.problem").write_text("it ends early")
+    assert main(flags_of({**paths, "cache": tmp_path / "cache"}, tmp_path / "run", steps=6)) == 0
+    assert "3 training clips, 1 held out, 1 broken (left out; why:" in (said := capsys.readouterr().out)
+    assert "6 steps are 2 epochs" in said
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [0.333, 0.667, 1, 1.333, 1.667, 2]
+
+
 def damage_clips(cache: Path) -> None:
     """Put infinity into every training latent."""
     for file in (cache / "clips").glob("*.safetensors"):
@@ -373,6 +444,10 @@ def test_a_dry_run_says_what_would_train(
     assert said["parameters"] == said["trained"] == sum(w.numel() for w in load_file(paths["model"]).values())
     assert said["perspective blocks"] == "1,3"
     assert said["tokens"] == 32
+    assert said["epochs"] == pytest.approx(6 / 4)
+    checkpoint = said["GB on disk"]["a checkpoint"]
+    assert checkpoint == pytest.approx(3 * 4 * said["parameters"] / 1e9, rel=0.01)
+    assert said["GB on disk"]["in all"] == pytest.approx(4 * checkpoint, rel=0.01)
     assert main([*flags_of(paths, tmp_path / "run", mode="lora", lora_rank=4), "--dry-run"]) == 0
     assert json.loads(capsys.readouterr().out)["trained"] < said["trained"]
     assert not (tmp_path / "run").exists()

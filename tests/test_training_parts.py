@@ -16,8 +16,14 @@ from torch import nn
 from viewpoint_core.training import state
 from viewpoint_core.training.config import FIELDS, PRESETS, TrainingConfig, add_flags, read_config, read_file
 from viewpoint_core.training.ema import averaged_weights, start_ema, update_ema
-from viewpoint_core.training.memory import ModelSize, step_memory
-from viewpoint_core.training.plan import batches_from, derive_seed, epoch_batches, generator_for, lr_at
+from viewpoint_core.training.memory import ModelSize, disk_space, step_memory
+from viewpoint_core.training.plan import (
+    batches_from,
+    derive_seed,
+    epoch_batches,
+    generator_for,
+    lr_at,
+)
 
 PATHS = {"model": "m", "vae": "v", "cache": "c", "output": "o"}
 REPO = Path(__file__).parents[1]
@@ -83,6 +89,12 @@ def test_the_papers_preset_is_the_papers() -> None:
     assert (config.mode, config.lr, config.batch_size, config.schedule) == ("full", 1e-4, 1, "alternating")
 
 
+@pytest.mark.parametrize("name", ["paper", "calm", "lora_24gb", "14b_sharded"])
+def test_where_the_model_computes_in_bf16_the_vae_does(name: str) -> None:
+    config = parse("--preset", name)
+    assert (config.precision, config.vae_dtype) == ("bf16", "bf16")
+
+
 def test_every_preset_file_is_listed_above() -> None:
     assert {file.stem for file in PRESETS.glob("*.yaml")} == {
         "paper",
@@ -128,6 +140,7 @@ def test_a_bad_file_is_refused_in_plain_words(tmp_path: Path, text: str, words: 
         (["--faces", "FX"], "faces is 'FX'"),
         (["--lr", "nan"], "lr is nan"),
         (["--warmup", "-1"], "warmup is -1"),
+        (["--keep-every", "-1"], "keep_every is -1"),
         (["--sample-steps", "0"], "sample_steps is 0"),
         (["--mode", "lora", "--base-dtype", "bf16", "--precision", "fp32"], "needs precision bf16"),
         (["--optimizer", "adamw8bit", "--sharding", "fsdp2"], "adamw8bit does not shard"),
@@ -222,9 +235,15 @@ def save(output: Path, step: int, parts: tuple, keep: int = 2) -> Path:
     return state.save_state(output, partial(state.write_tensors, tensors), {"mode": "full"}, step=step, keep=keep)
 
 
-def test_a_loaded_checkpoint_is_what_was_saved_and_trains_on_alike(tmp_path: Path) -> None:
+@pytest.mark.parametrize("file_bytes", [40, 1 << 30])
+def test_a_loaded_checkpoint_is_what_was_saved_and_trains_on_alike(
+    tmp_path: Path, file_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one file, as all were once, or of many."""
+    monkeypatch.setattr(state, "FILE_BYTES", file_bytes)
     parts, others = trained(), trained(seed=1, steps=1)
     folder = save(tmp_path, 2, parts)
+    assert (len(list(folder.glob("*.safetensors"))) == 1) == (file_bytes > 1 << 20)
     state.load_state(folder, *others)
     batch = torch.randn(4, 3)
     for model, optimizer, average in (parts, others):
@@ -238,6 +257,33 @@ def test_a_loaded_checkpoint_is_what_was_saved_and_trains_on_alike(tmp_path: Pat
     weights = state.gather_weights(folder)
     assert set(weights) == set(parts[0].state_dict())
     assert set(state.gather_weights(folder, average=True)) == set(weights)
+
+
+def resident_bytes(which: str) -> int:
+    """What /proc says of this process's memory: VmRSS, or VmHWM for the most since it was last reset."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(which))
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").is_file(), reason="the peak of memory is reset in /proc")
+def test_writing_holds_a_file_in_memory_not_all_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "FILE_BYTES", 4 << 20)
+    tensors = {f"model.{i}": torch.full((1 << 20,), float(i)) for i in range(20)}
+    state.write_tensors({"model.small": torch.zeros(1)}, tmp_path / "first")  # what it imports takes memory too
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident_bytes("VmRSS")
+    state.write_tensors(tensors, tmp_path / "all")
+    assert resident_bytes("VmHWM") - before < 0.5 * sum(tensor.nbytes for tensor in tensors.values())
+    assert len(list((tmp_path / "all").glob("*.safetensors"))) == 20
+    again = state.gather_weights(tmp_path / "all")
+    assert all(torch.equal(again[name.removeprefix("model.")], tensor) for name, tensor in tensors.items())
+
+
+def test_a_tensor_larger_than_a_file_gets_one_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "FILE_BYTES", 40)
+    sizes = {"a": 5, "b": 5, "c": 1, "d": 30, "e": 1}
+    numbers = state.file_numbers({name: torch.zeros(size) for name, size in sizes.items()})
+    assert numbers == {"a": 1, "b": 1, "c": 2, "d": 3, "e": 4}
 
 
 def test_only_the_newest_checkpoints_stay(tmp_path: Path) -> None:
@@ -303,3 +349,23 @@ def test_the_papers_run_needs_about_30_gib_and_lora_fits_24() -> None:
         batch=1, base_bytes=2, optimizer_bytes=8, ema=False, autocast=True, checkpointing=True,
     )  # fmt: skip
     assert lora["in all"] < 16
+
+
+def test_a_checkpoint_takes_the_space_that_is_foretold(tmp_path: Path) -> None:
+    model, optimizer, average = trained()
+    foretold = disk_space(
+        sum(weight.numel() for weight in model.parameters()), optimizer_bytes=8, ema=True, keep=3, kept=5
+    )
+    stored = state.stored_tensors(save(tmp_path, 1, (model, optimizer, average)), "")
+    sizes = {name: 4 * entry.size.numel() for name, entry in stored.items() if not name.endswith(".step")}
+    assert foretold["a checkpoint"] * 1e9 == pytest.approx(sum(sizes.values()))
+    learnt = sum(size for name, size in sizes.items() if not name.startswith(state.OPTIMIZER))
+    assert foretold["trained weights alone"] * 1e9 == pytest.approx(learnt)
+    assert foretold["in all"] == pytest.approx(4 * foretold["a checkpoint"] + 5 * foretold["trained weights alone"])
+
+
+def test_checkpoints_of_the_presets_take_17_23_and_1_gb() -> None:
+    full, lora = 1_419_000_000, 90_000_000
+    sizes = [disk_space(n, optimizer_bytes=8, ema=ema, keep=3, kept=0) for n, ema in ((full, False), (full, True))]
+    assert [round(size["a checkpoint"]) for size in sizes] == [17, 23]
+    assert round(disk_space(lora, optimizer_bytes=8, ema=False, keep=3, kept=0)["a checkpoint"]) == 1

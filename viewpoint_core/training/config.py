@@ -74,7 +74,10 @@ class TrainingConfig:
     sigmas: str = setting("logit_normal", "distribution of noise levels", "logit_normal", "uniform")
     shift: float = setting(5.0, "flow shift of the noise levels; above 1: more noise")
     views: str = setting(
-        "paper", "known view: paper (90-degree face views) or wide (any yaw, pitch, roll, fov)", "paper", "wide"
+        "paper",
+        "known view: paper (90-degree face views) or wide (as phones see, level and upright, in any direction)",
+        "paper",
+        "wide",
     )
     faces: str = setting("FRBL", "faces that the paper's views are drawn from, of FRBLUD")
     caption_dropout: float = setting(0.1, "part of the samples whose caption is empty")
@@ -83,14 +86,15 @@ class TrainingConfig:
     workers: int = setting(2, "processes that read the cache ahead; 0 reads in the training process")
     log_every: int = setting(10, "steps between lines of the log")
     heldout_every: int = setting(500, "steps between held-out losses; 0: never")
-    heldout_clips: int = setting(8, "held-out clips that the loss is measured on")
+    heldout_clips: int = setting(8, "held-out clips that the loss is measured on, of images and videos alike")
     heldout_levels: int = setting(4, "fixed noise levels that it is measured at")
     sample_every: int = setting(1000, "steps between sample videos; 0: never")
     sample_steps: int = setting(30, "denoising steps of a sample")
     sample_cfg: float = setting(5.0, "guidance of a sample")
-    sample_clips: int = setting(1, "held-out clips that samples are made of")
+    sample_clips: int = setting(1, "held-out clips that samples are made of, the longest first")
     save_every: int = setting(500, "steps between checkpoints")
     keep: int = setting(3, "checkpoints to keep, the newest")
+    keep_every: int = setting(0, "steps between trained weights that are kept for good, without optimiser; 0: never")
 
 
 FIELDS = {item.name: item for item in fields(TrainingConfig)}
@@ -160,7 +164,7 @@ def check_values(config: TrainingConfig) -> None:
     for name in positive:
         if not 0 < getattr(config, name) < math.inf:
             raise ValueError(f"{name} is {getattr(config, name)}; expected a positive number")
-    for name in ("warmup", "workers", "clip", "weight_decay", "heldout_every", "sample_every"):
+    for name in ("warmup", "workers", "clip", "weight_decay", "heldout_every", "sample_every", "keep_every"):
         if not getattr(config, name) >= 0:
             raise ValueError(f"{name} is {getattr(config, name)}; expected 0 or more")
     if not config.faces or set(config.faces) - set(FACES):

@@ -11,9 +11,12 @@ from ..wan_attention import format_schedule, perspective_blocks
 from .cache import CachedClips
 from .config import TrainingConfig
 from .lora import patch_rank
-from .memory import ModelSize, step_memory
+from .memory import GB, GIB, ModelSize, disk_space, step_memory
+from .plan import batches_an_epoch
+from .state import FILE_BYTES
 from .wan import empty_transformer, transformer_config, transformer_source
 
+WRITING = 3  # times a file of a checkpoint is in memory: as tensors from the GPU, each as bytes, and all as one
 OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit": 2, "muon": 4}  # a weight; nearly all are matrices
 
 
@@ -29,21 +32,11 @@ def estimate(config: TrainingConfig) -> dict[str, Any]:
     trained = parameters if config.mode == "full" else lora_parameters(model, config.lora_rank)
     clips = CachedClips(Path(config.cache), split="train")
     buckets = clips.buckets()
-    if not buckets:
-        raise ValueError(f"{config.cache} holds no training clips; run python -m viewpoint_core.encode first")
+    processes = PartialState().num_processes
+    epoch = batches_an_epoch(buckets, config.batch_size * processes)
     t, h, w = max(buckets, key=lambda size: size[0] * size[1] * size[2])
     dim = shape["num_attention_heads"] * shape["attention_head_dim"]
     size = ModelSize(parameters, trained, dim, shape["ffn_dim"], shape["num_layers"], t * h * w // 4)
-    memory = step_memory(
-        size,
-        batch=config.batch_size,
-        base_bytes=4 if config.base_dtype == "fp32" else 2,
-        optimizer_bytes=OPTIMIZER_BYTES[config.optimizer],
-        ema=config.ema > 0,
-        autocast=config.precision == "bf16",
-        checkpointing=config.gradient_checkpointing,
-        shards=PartialState().num_processes if config.sharding == "fsdp2" else 1,
-    )
     return {
         "model": shape,
         "widened": f"{stored[PATCH_EMBEDDING].shape[1]} -> {shape['in_channels']} channels",
@@ -51,10 +44,44 @@ def estimate(config: TrainingConfig) -> dict[str, Any]:
         "parameters": parameters,
         "trained": trained,
         "clips": {" x ".join(map(str, key)): len(items) for key, items in buckets.items()},
+        "broken clips, left out": len(clips.broken),
+        "epochs": three_digits(config.steps * config.accumulation / epoch),
         "tokens": size.tokens,
-        "processes": PartialState().num_processes,
-        "GiB a process, without the VAE": {name: round(value, 2) for name, value in memory.items()},
+        "processes": processes,
+        **needs(config, size, processes),
     }
+
+
+def needs(config: TrainingConfig, size: ModelSize, processes: int) -> dict[str, dict[str, float]]:
+    """What a run takes of a GPU, of its machine's memory, and of the disk."""
+    base_bytes = 4 if config.base_dtype == "fp32" else 2
+    shards = processes if config.sharding == "fsdp2" else 1
+    state = {"optimizer_bytes": OPTIMIZER_BYTES[config.optimizer], "ema": config.ema > 0}
+    memory = step_memory(
+        size,
+        batch=config.batch_size,
+        base_bytes=base_bytes,
+        autocast=config.precision == "bf16",
+        checkpointing=config.gradient_checkpointing,
+        shards=shards,
+        **state,
+    )
+    kept = config.steps // config.keep_every if config.keep_every else 0
+    disk = disk_space(size.trained, keep=config.keep, kept=kept, **state)
+    written = disk["a checkpoint"] * GB / shards
+    return {
+        "GiB a process, without the VAE": {name: round(value, 2) for name, value in memory.items()},
+        "GiB of the machine's own memory a process": {
+            "loading the model": three_digits(size.parameters * base_bytes / GIB),
+            "writing a checkpoint": three_digits(WRITING * min(FILE_BYTES, written) / GIB),
+        },
+        "GB on disk": {name: three_digits(value) for name, value in disk.items()},
+    }
+
+
+def three_digits(value: float) -> float:
+    """A number rounded to three digits that count."""
+    return float(f"{value:.3g}")
 
 
 def lora_parameters(model: nn.Module, rank: int) -> int:

@@ -1,5 +1,6 @@
 """The known view of a training sample (paper 3.3, 4.1): drawn at random, marked on the map, encoded as condition."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -31,13 +32,17 @@ class View:
 
 @dataclass(frozen=True)
 class ViewRange:
-    """What the wide mode draws uniformly from, in degrees, and the aspects it chooses from."""
+    """What the wide mode draws uniformly from, in degrees, and the aspects it chooses from.
+
+    The longer side's field of view is drawn, so that an upright view is a level one turned: a phone's main camera sees
+    about 67 x 40 degrees level and 40 x 67 upright.
+    """
 
     yaw_deg: tuple[float, float] = (-180.0, 180.0)
     pitch_deg: tuple[float, float] = (-45.0, 45.0)
     roll_deg: tuple[float, float] = (-15.0, 15.0)
-    fov_deg: tuple[float, float] = (50.0, 120.0)
-    aspects: tuple[float, ...] = (1.0, 4 / 3, 16 / 9, 9 / 16)
+    longer_fov_deg: tuple[float, float] = (45.0, 115.0)
+    aspects: tuple[float, ...] = (1.0, 4 / 3, 3 / 4, 16 / 9, 9 / 16)
 
 
 WIDE_RANGE = ViewRange()
@@ -56,11 +61,17 @@ def draw_face(faces: Sequence[str], generator: torch.Generator | None) -> View:
     return View(yaw_deg, pitch_deg)
 
 
+def horizontal_fov(longer_fov_deg: float, aspect: float) -> float:
+    """A view's horizontal field of view from that of its longer side, in degrees."""
+    return math.degrees(2 * math.atan(math.tan(math.radians(longer_fov_deg) / 2) * min(1.0, aspect)))
+
+
 def draw_wide(ranges: ViewRange, generator: torch.Generator | None) -> View:
     """A view anywhere in the ranges."""
-    bounds = (ranges.yaw_deg, ranges.pitch_deg, ranges.roll_deg, ranges.fov_deg)
-    angles = [draw_number(low, high, generator) for low, high in bounds]
-    return View(*angles, ranges.aspects[int(torch.randint(len(ranges.aspects), (), generator=generator))])
+    bounds = (ranges.yaw_deg, ranges.pitch_deg, ranges.roll_deg, ranges.longer_fov_deg)
+    *angles, longer_fov_deg = [draw_number(low, high, generator) for low, high in bounds]
+    aspect = ranges.aspects[int(torch.randint(len(ranges.aspects), (), generator=generator))]
+    return View(*angles, horizontal_fov(longer_fov_deg, aspect), aspect)
 
 
 def draw_view(

@@ -1,8 +1,8 @@
-"""An estimate of what a training step needs, before any weight is read."""
+"""An estimate of what a training step and its checkpoints need, before any weight is read."""
 
 from dataclasses import dataclass
 
-GIB = 1 << 30
+GB, GIB = 10**9, 1 << 30
 
 
 @dataclass(frozen=True)
@@ -51,3 +51,18 @@ def step_memory(
     }
     parts = {name: value / GIB for name, value in parts.items()}
     return parts | {"in all": sum(parts.values())}
+
+
+def disk_space(trained: int, *, optimizer_bytes: int, ema: bool, keep: int, kept: int) -> dict[str, float]:
+    """GB on disk: one checkpoint, of as many fp32 weights as train; the newest `keep` and the one that is being
+    written; one of the weights that are kept for good, all `kept` of them; and the most there is at a time."""
+    weights = trained * 4 * (1 + ema)
+    checkpoint = weights + trained * optimizer_bytes
+    parts = {
+        "a checkpoint": checkpoint,
+        f"the newest {keep} and one being written": (keep + 1) * checkpoint,
+        "trained weights alone": weights,
+        f"those that are kept, {kept}": kept * weights,
+    }
+    parts = {name: value / GB for name, value in parts.items()}
+    return parts | {"in all": ((keep + 1) * checkpoint + kept * weights) / GB}

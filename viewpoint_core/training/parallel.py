@@ -84,8 +84,13 @@ def end_processes() -> None:
 
 
 def write_deepspeed(engine: nn.Module, accelerator: Accelerator, prefix: str, folder: Path) -> None:
-    """DeepSpeed's own checkpoint, and beside it the trained weights as safetensors, which exports read."""
+    """DeepSpeed's own checkpoint, and beside it the trained weights, which exports read."""
     engine.save_checkpoint(str(folder), tag=ENGINE)
+    write_weights(engine, accelerator, prefix, folder)
+
+
+def write_weights(engine: nn.Module, accelerator: Accelerator, prefix: str, folder: Path) -> None:
+    """The trained weights of DeepSpeed's engine, whole, as safetensors."""
     trained = {name.removeprefix("module.") for name, weight in engine.named_parameters() if weight.requires_grad}
     weights = accelerator.get_state_dict(engine)
     if accelerator.is_main_process:

@@ -41,14 +41,19 @@ def epoch_batches(
     return [batches[index] for index in torch.randperm(len(batches), generator=generator).tolist()]
 
 
+def batches_an_epoch(buckets: Mapping[tuple[int, ...], Sequence[int]], size: int) -> int:
+    """Batches of `size` in one pass over all items. Raises ValueError where there are none."""
+    count = sum(-(-len(items) // size) for items in buckets.values())
+    if count == 0:
+        raise ValueError("the cache holds no training clips; run python -m viewpoint_core.encode first")
+    return count
+
+
 def batches_from(
     buckets: Mapping[tuple[int, ...], Sequence[int]], size: int, seed: int, first: int
 ) -> Iterator[list[int]]:
     """The endless sequence of batches over all epochs, from the batch number `first` on."""
-    count = sum(-(-len(items) // size) for items in buckets.values())
-    if count == 0:
-        raise ValueError("the cache holds no training clips; run python -m viewpoint_core.encode first")
-    epoch, skip = divmod(first, count)
+    epoch, skip = divmod(first, batches_an_epoch(buckets, size))
     while True:
         yield from epoch_batches(buckets, size, seed, epoch)[skip:]
         epoch, skip = epoch + 1, 0

@@ -1,4 +1,5 @@
-"""Checkpoints to go on from: weights, optimiser and average in sharded safetensors, written whole or not at all."""
+"""Checkpoints to go on from: weights, optimiser and average in sharded safetensors, written whole or not at all; and
+weights and average alone, kept for good."""
 
 import json
 import os
@@ -21,9 +22,12 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.tensor import DTensor
 
+CHECKPOINTS, KEPT = "checkpoints", "weights"
 FACTS, PARTIAL = "state.json", ".partial"
 MODEL, OPTIMIZER, AVERAGE = "model.", "optimizer.", "ema."
+FILE_BYTES = 1 << 30  # a process holds a file two or three times while it writes it
 OPTIONS = StateDictOptions(flatten_optimizer_state_dict=True, ignore_frozen_params=True, strict=False)
 
 
@@ -38,15 +42,20 @@ def wait_for_all() -> None:
         dist.barrier()
 
 
+def collect_weights(model: nn.Module, average: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """What a run has learnt, by name: the weights that train, and their average."""
+    weights = {MODEL + name: value for name, value in get_model_state_dict(model, options=OPTIONS).items()}
+    return weights | {AVERAGE + name: value for name, value in (average or {}).items()}
+
+
 def collect_tensors(
     model: nn.Module, optimizer: torch.optim.Optimizer, average: Mapping[str, Tensor] | None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """All that a run remembers, by name, and the optimiser's settings, which are no tensors."""
     optimizer_state = get_optimizer_state_dict(model, optimizer, options=OPTIONS)
-    tensors = {MODEL + name: value for name, value in get_model_state_dict(model, options=OPTIONS).items()}
     state = {name: value for name, value in optimizer_state.items() if name.startswith("state.")}
+    tensors = collect_weights(model, average)
     tensors |= {OPTIMIZER + name: torch.as_tensor(value) for name, value in state.items()}
-    tensors |= {AVERAGE + name: value for name, value in (average or {}).items()}
     settings = {name: value for name, value in optimizer_state.items() if not name.startswith("state.")}
     return tensors, settings
 
@@ -78,7 +87,7 @@ def by_main(call: Callable[[], None]) -> None:
 
 def checkpoints(folder: Path) -> list[Path]:
     """The whole checkpoints below a run's output, the oldest first."""
-    return sorted(file.parent for file in (folder / "checkpoints").glob(f"step_*/{FACTS}"))
+    return sorted(file.parent for file in (folder / CHECKPOINTS).glob(f"step_*/{FACTS}"))
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -87,17 +96,41 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def file_numbers(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """The number, from 1, of the file that a tensor goes to: in their order, about FILE_BYTES of what this process
+    holds of them to each."""
+    numbers: dict[str, int] = {}
+    number, filled = 1, 0
+    for name, tensor in tensors.items():
+        size = (tensor.to_local() if isinstance(tensor, DTensor) else tensor).nbytes
+        if filled and filled + size > FILE_BYTES:
+            number, filled = number + 1, 0
+        numbers[name] = number
+        filled += size
+    return numbers
+
+
 def write_tensors(tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Write tensors to a folder, each process its part of those that are sharded."""
-    quietly(dcp.save, dict(tensors), storage_writer=HuggingFaceStorageWriter(path=str(folder), save_distributed=True))
+    """Write tensors to a folder, each process its part of those that are sharded, in files that fit into memory."""
+    writer = HuggingFaceStorageWriter(
+        path=str(folder), fqn_to_index_mapping=file_numbers(tensors), save_distributed=True
+    )
+    quietly(dcp.save, dict(tensors), storage_writer=writer)
 
 
 def save_state(output: Path, write: Callable[[Path], None], facts: dict[str, Any], *, step: int, keep: int) -> Path:
-    """Have `write` fill a folder under a temporary name, rename it when whole, then drop all but the newest `keep`.
+    """Have `write` fill a checkpoint, then drop all but the newest `keep`; every process calls it, as `write_whole`."""
+    target = write_whole(output / CHECKPOINTS, write, facts, step=step)
+    by_main(lambda: drop(checkpoints(output)[:-keep]))
+    return target
 
-    Every process calls it. If it fails (a full disk), the half checkpoint is removed and the older ones stay.
+
+def write_whole(parent: Path, write: Callable[[Path], None], facts: dict[str, Any], *, step: int) -> Path:
+    """Have `write` fill a folder of this step under a temporary name, and rename it when whole.
+
+    Every process calls it. If it fails (a full disk), the half folder is removed and the older ones stay.
     """
-    target = output / "checkpoints" / f"step_{step:08}"
+    target = parent / f"step_{step:08}"
     partial = target.with_name(f".{target.name}{PARTIAL}")
     by_main(lambda: start_partial(partial))
     try:
@@ -108,7 +141,6 @@ def save_state(output: Path, write: Callable[[Path], None], facts: dict[str, Any
         if is_main():
             shutil.rmtree(partial, ignore_errors=True)
         raise
-    by_main(lambda: drop(checkpoints(output)[:-keep]))
     return target
 
 

@@ -1,15 +1,16 @@
 """What a run shows while it trains: losses on held-out clips at fixed noise levels, and sample panoramas as video."""
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from ..viewpoint_map import erp_width_for_map
 from ..views import FACE_YAW_PITCH, render_view
+from .cache import CachedClips
 from .config import TrainingConfig
 from .flow_matching import add_noise, euler_sample, fixed_sigmas, flow_loss, sampling_sigmas, velocity
 from .known_view import View, known_channels, view_masks
@@ -22,6 +23,35 @@ from .wan_vae import decode_latent
 
 FPS = 16
 SAMPLE_VIEW = View()  # 90 degrees straight ahead, the first of the paper's
+Buckets = Mapping[tuple[int, ...], Sequence[int]]  # clips by their latents' shape (t, h, w), as a cache lists them
+
+
+def spread(items: Sequence[int], count: int) -> list[int]:
+    """Evenly spaced ones, the middles of `count` equal parts; all, where there are no more."""
+    count = min(count, len(items))
+    return [items[(2 * part + 1) * len(items) // (2 * count)] for part in range(count)]
+
+
+def longest_first(buckets: Buckets) -> list[Sequence[int]]:
+    """The buckets' clips, those with the most frames first."""
+    return [buckets[shape] for shape in sorted(buckets, reverse=True)]
+
+
+def loss_clips(buckets: Buckets, count: int) -> list[int]:
+    """The clips that held-out losses are measured on, spread over each bucket: as many of one as of another while they
+    last, so that neither many images hide a few videos nor the other way round."""
+    order = longest_first(buckets)
+    turns = sorted((turn, place) for place, items in enumerate(order) for turn in range(len(items)))
+    shares = Counter(place for _, place in turns[:count])
+    return [index for place, items in enumerate(order) for index in spread(items, shares[place])]
+
+
+def sample_clips(buckets: Buckets, count: int) -> list[int]:
+    """The clips that samples are made of, spread over the bucket with the most frames, then over the next."""
+    chosen: list[int] = []
+    for items in longest_first(buckets):
+        chosen += spread(items, count - len(chosen))
+    return chosen
 
 
 def known_of(vae: AutoencoderKLWan, item: dict, layout: str, device: torch.device) -> Tensor:
@@ -32,14 +62,14 @@ def known_of(vae: AutoencoderKLWan, item: dict, layout: str, device: torch.devic
 
 @torch.no_grad()
 def heldout_losses(
-    model: nn.Module, vae: AutoencoderKLWan, clips: Dataset, config: TrainingConfig, device: torch.device
+    model: nn.Module, vae: AutoencoderKLWan, clips: CachedClips, config: TrainingConfig, device: torch.device
 ) -> dict[float, float]:
-    """Mean loss over held-out clips at each fixed noise level: the same noise and view every time, so that numbers
-    compare from step to step and from run to run."""
+    """Mean loss over held-out clips at each fixed noise level: the same clips, noise and view every time, so that
+    numbers compare from step to step and from run to run."""
     levels = fixed_sigmas(config.heldout_levels, config.sigmas, config.shift)
-    count = min(config.heldout_clips, len(clips))
+    chosen = loss_clips(clips.buckets(), config.heldout_clips)
     total = torch.zeros(len(levels))
-    for index in range(count):
+    for index in chosen:
         item = clips[index]
         latent, text = item["latent"][None].to(device), item["text"][None].to(device)
         known = known_of(vae, item, config.layout, device)
@@ -47,7 +77,7 @@ def heldout_losses(
         for place, sigma in enumerate(levels):
             sigmas = sigma[None].to(device)
             predicted = predict_velocity(model, add_noise(latent, noise, sigmas), known, sigmas, text)
-            total[place] += flow_loss(predicted, velocity(latent, noise)).cpu()[0] / count
+            total[place] += flow_loss(predicted, velocity(latent, noise)).cpu()[0] / len(chosen)
     return dict(zip(levels.tolist(), total.tolist(), strict=True))
 
 
@@ -97,8 +127,3 @@ def write_sample(video: Tensor, folder: Path, name: str, layout: str = VIEWPOINT
     for file, picture in zip(files, shown.values(), strict=True):
         write_video(picture, file, FPS, crf=18, pix_fmt="yuv420p")
     return files
-
-
-def sample_clips(clips: Sequence[dict] | Dataset, count: int) -> Iterable[tuple[int, dict]]:
-    """The first clips, as they lie."""
-    return ((index, clips[index]) for index in range(min(count, len(clips))))

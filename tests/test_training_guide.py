@@ -1,0 +1,61 @@
+"""docs/training.md: every whole command in it is one that its program takes."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from viewpoint_core import encode, export, prepare, train
+from viewpoint_core.training.config import FIELDS, PRESETS, read_config
+
+GUIDE = (Path(__file__).parents[1] / "docs" / "training.md").read_text()
+MODULE = "viewpoint_core."
+
+
+def commands() -> list[tuple[str, list[str]]]:
+    """(program, arguments) of the guide's commands, those with an ellipsis left out."""
+    blocks = "\n".join(re.findall(r"(?:^    .*\n)+", GUIDE, re.M)).replace("\\\n", " ")
+    found = [shlex.split(line, comments=True) for line in blocks.splitlines() if MODULE in line and "..." not in line]
+    starts = [next(i for i, word in enumerate(words) if word.startswith(MODULE)) for words in found]
+    return [(words[at].removeprefix(MODULE), words[at + 1 :]) for words, at in zip(found, starts, strict=True)]
+
+
+def of(program: str) -> list[list[str]]:
+    """The arguments of the guide's commands of a program."""
+    return [arguments for name, arguments in commands() if name == program]
+
+
+def test_prepare_and_encode_take_the_guides_commands() -> None:
+    assert len(of("prepare")) == len(of("encode")) == 2
+    manifests = [prepare.parse_arguments(arguments).out for arguments in of("prepare")]
+    encoded = [encode.parse_arguments(arguments) for arguments in of("encode")]
+    for options in encoded:
+        encode.check_options(options)
+    assert [options.manifest for options in encoded] == manifests
+    assert [options.known for options in encoded] == ["", "FRBL"]
+
+
+def test_train_takes_the_guides_commands_and_export_what_they_train() -> None:
+    configs = [read_config(train.parse(arguments)) for arguments in of("train")]
+    modes = {config.output: config.mode for config in configs}
+    assert modes == {"runs/rides_lora": "lora", "runs/paper": "full"}
+    caches = {str(encode.parse_arguments(arguments).cache) for arguments in of("encode")}
+    assert {config.cache for config in configs} == caches
+    exported = [export.parse_arguments(arguments) for arguments in of("export")]
+    for options in exported:
+        export.check_target(options)
+        mode = {"checkpoint": "full", "lora": "lora"}.get(options.command)
+        assert mode in (modes.get(str(options.source), mode), None), options.source
+    assert modes.keys() <= {str(options.source) for options in exported}
+
+
+@pytest.mark.parametrize("name", sorted({file.stem for file in PRESETS.glob("*.yaml")} - {"tiny_viewpoint"}))
+def test_the_guide_names_every_preset(name: str) -> None:
+    assert f"| `{name}` |" in GUIDE
+
+
+def test_settings_that_the_guide_sets_exist() -> None:
+    named = re.findall(r"`([a-z_]+): [a-z0-9_]+`", GUIDE)
+    assert named
+    assert set(named) <= FIELDS.keys()

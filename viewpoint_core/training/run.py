@@ -1,0 +1,216 @@
+"""A run of the trainer: what it holds on to, how it starts or goes on, and what it saves."""
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from diffusers import AutoencoderKLWan
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ..checkpoint import METADATA_BLOCKS
+from ..wan_attention import format_schedule
+from .cache import CLIPS, PLAN, CachedClips, has_known
+from .clips import projection_of
+from .config import TrainingConfig
+from .ema import start_ema, trained_parameters
+from .fingerprint import check_fingerprint, vae_fingerprint
+from .known_view import PAPER
+from .loop import Grey, make_optimizer
+from .lora import add_lora, load_comfy_lora
+from .parallel import (
+    distribute,
+    load_deepspeed,
+    prepare_deepspeed,
+    uses_deepspeed,
+    write_deepspeed,
+    write_weights,
+)
+from .plan import batches_an_epoch
+from .precision import has_fast_bf16
+from .state import (
+    KEPT,
+    MODEL,
+    check_facts,
+    collect_tensors,
+    collect_weights,
+    load_state,
+    newest_checkpoint,
+    save_state,
+    write_tensors,
+    write_whole,
+)
+from .wan import compile_blocks, prepare_transformer, set_blocks
+from .wan_vae import load_vae
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass
+class Run:
+    """What a training run holds on to."""
+
+    config: TrainingConfig
+    accelerator: Accelerator
+    model: nn.Module
+    vae: AutoencoderKLWan
+    optimizer: torch.optim.Optimizer
+    average: dict[str, Tensor] | None
+    train: CachedClips
+    heldout: CachedClips
+    empty_text: Tensor
+    facts: dict[str, Any]
+    position: dict[str, Any]
+    epoch_length: int
+    step: int = 0
+    samples: int = 0
+    stop: bool = False
+    log: Any = None
+    grey: Grey = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
+
+    @property
+    def output(self) -> Path:
+        """The run's folder."""
+        return Path(self.config.output)
+
+    @property
+    def epoch(self) -> float:
+        """How often the run has seen the training clips."""
+        return self.samples / self.position["joint_batch"] / self.epoch_length
+
+
+def model_facts(model: nn.Module, config: TrainingConfig) -> dict[str, Any]:
+    """What a checkpoint must agree with before this run goes on from it."""
+    shape = {name: model.config[name] for name in ("in_channels", "num_layers", "num_attention_heads", "ffn_dim")}
+    lora = {"lora_rank": config.lora_rank, "lora_alpha": config.lora_alpha} if config.mode == "lora" else {}
+    blocks = {METADATA_BLOCKS: format_schedule(set_blocks(model))}
+    kept = {"optimizer": config.optimizer, "ema": config.ema > 0, "seed": config.seed}
+    return {"mode": config.mode, **shape, **lora, **blocks, **kept}
+
+
+def data_facts(config: TrainingConfig, accelerator: Accelerator) -> dict[str, Any]:
+    """What may change from one start to the next; where it did, the data goes on after as many samples, not exactly."""
+    clips = hashlib.sha256((Path(config.cache) / PLAN).read_bytes()).hexdigest()[:16]
+    joint = config.batch_size * accelerator.num_processes
+    return {"joint_batch": joint, "accumulation": config.accumulation, "clips": clips}
+
+
+def prepare_model(config: TrainingConfig) -> nn.Module:
+    """The transformer, widened, with its Perspective blocks, and with what trains requiring gradients."""
+    model = prepare_transformer(Path(config.model), config.schedule, dtype=DTYPES[config.base_dtype])
+    if config.mode == "lora":
+        add_lora(model, config.lora_rank, config.lora_alpha)
+        if config.lora:
+            load_comfy_lora(model, load_file(config.lora))
+    if config.gradient_checkpointing:
+        model.enable_gradient_checkpointing()
+    return model.train()
+
+
+def needs_float32(config: TrainingConfig, device: torch.device) -> bool:
+    """Whether bf16 is asked for where it is slow; frozen weights in bf16 leave no choice."""
+    asked = "bf16" in (config.precision, config.vae_dtype)
+    return asked and config.base_dtype != "bf16" and not has_fast_bf16(device)
+
+
+def start_run(config: TrainingConfig) -> Run:
+    """Load everything, distribute it, and go on from the newest checkpoint if there is one."""
+    accelerator = Accelerator(mixed_precision="bf16" if config.precision == "bf16" else "no")
+    if needs_float32(config, accelerator.device):
+        accelerator.print("This CPU has no fast bfloat16: steps and the VAE are computed in float32")
+        config = replace(config, precision="fp32", vae_dtype="fp32")
+    set_seed(config.seed)
+    asked = {"vae": vae_fingerprint(Path(config.vae)), "projection": projection_of(config.layout)}
+    cached = check_fingerprint(Path(config.cache), **asked)
+    known = config.faces if config.views == PAPER and has_known(cached, config.faces) else ""
+    train, heldout = CachedClips(Path(config.cache), known=known), CachedClips(Path(config.cache), "heldout")
+    position = data_facts(config, accelerator)
+    length = batches_an_epoch(train.buckets(), position["joint_batch"])
+    empty_text = train.empty_text()
+    model = prepare_model(config)
+    facts = model_facts(model, config)
+    vae = load_vae(Path(config.vae), dtype=DTYPES[config.vae_dtype]).to(accelerator.device)
+    model, optimizer = distribute_all(model, accelerator, config)
+    average = start_ema(model) if config.ema else None
+    run = Run(config, accelerator, model, vae, optimizer, average, train, heldout, empty_text, facts, position, length)
+    resume(run)
+    accelerator.print(data_line(run))
+    if not len(heldout) and (config.heldout_every or config.sample_every):
+        accelerator.print(f"{config.cache} holds no held-out clips: no held-out losses and no samples")
+    return run
+
+
+def data_line(run: Run) -> str:
+    """What the run trains on, in a line."""
+    config, broken = run.config, len(run.train.broken)
+    counts = f"{len(run.train)} training clips, {len(run.heldout)} held out, {broken} broken"
+    reasons = f" (left out; why: {run.train.folder}/{CLIPS}/*.problem)" if broken else ""
+    epochs = config.steps * config.accumulation / run.epoch_length
+    return f"{counts}{reasons}; {config.steps} steps are {epochs:.3g} epochs"
+
+
+def distribute_all(
+    model: nn.Module, accelerator: Accelerator, config: TrainingConfig
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """The model over all processes and the optimiser of what trains."""
+    if not uses_deepspeed(accelerator):
+        if config.compile:
+            compile_blocks(model.to(accelerator.device))
+        model = distribute(model, accelerator, config.sharding)
+        return model, make_optimizer(trained_parameters(model), config)
+    if config.ema or config.sharding != "none":
+        raise ValueError("under DeepSpeed, ema is 0 and sharding is none: it shards by its own stages")
+    if config.compile:
+        raise ValueError("compile was not tried under DeepSpeed; leave it false")
+    if config.optimizer == "muon":
+        raise ValueError("optimizer muon needs whole matrices, which DeepSpeed does not keep; take adamw")
+    optimizer = make_optimizer(trained_parameters(model), config)
+    return prepare_deepspeed(
+        model, optimizer, accelerator, batch=config.batch_size, accumulation=config.accumulation, clip=config.clip
+    )
+
+
+def resume(run: Run) -> None:
+    """Go on from the newest checkpoint of the output folder, if there is one."""
+    found = newest_checkpoint(run.output)
+    if found is None:
+        return
+    stored = check_facts(found, run.facts)
+    run.step, run.samples = stored["step"], stored["samples"]
+    changed = [name for name, value in run.position.items() if stored.get(name) != value]
+    if changed:
+        run.accelerator.print(f"{', '.join(changed)} changed: the data goes on after {run.samples} samples")
+    if uses_deepspeed(run.accelerator):
+        load_deepspeed(run.model, found)
+    else:
+        load_state(found, run.model, run.optimizer, run.average)
+    run.accelerator.print(f"Going on from {found}, step {run.step}")
+
+
+def save(run: Run) -> Path:
+    """Write a checkpoint of the run as it stands."""
+    if uses_deepspeed(run.accelerator):
+        write = partial(write_deepspeed, run.model, run.accelerator, MODEL)
+    else:
+        write = partial(write_tensors, collect_tensors(run.model, run.optimizer, run.average)[0])
+    return save_state(run.output, write, saved_facts(run), step=run.step, keep=run.config.keep)
+
+
+def keep_weights(run: Run) -> Path:
+    """Write what the run has learnt, without what only going on needs; exports take it as they take a checkpoint."""
+    if uses_deepspeed(run.accelerator):
+        write = partial(write_weights, run.model, run.accelerator, MODEL)
+    else:
+        write = partial(write_tensors, collect_weights(run.model, run.average))
+    return write_whole(run.output / KEPT, write, saved_facts(run), step=run.step)
+
+
+def saved_facts(run: Run) -> dict[str, Any]:
+    """What is said beside the tensors."""
+    return {**run.facts, **run.position, "samples": run.samples}
