@@ -202,6 +202,17 @@ def test_the_empty_caption_is_always_there(studio: Studio, tmp_path: Path) -> No
     assert CachedClips(tmp_path / "cache").empty_text().shape == (512, DIM)
 
 
+def test_clips_without_a_caption_are_counted_once_and_not_where_texts_are_not_asked_for(
+    studio: Studio, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert encode(studio, tmp_path / "cache", shard="0/2") == 0
+    assert "encode: 2 of 11 clips have no caption" in capsys.readouterr().err
+    assert encode(studio, tmp_path / "cache", shard="1/2") == 0
+    assert "no caption" not in capsys.readouterr().err
+    assert main([*arguments(studio, tmp_path / "without", text_encoder=None), "--no-text"]) == 0
+    assert "no caption" not in capsys.readouterr().err
+
+
 def test_the_vaes_hash_is_of_its_weights_not_of_its_files(models: Path, tmp_path: Path) -> None:
     load_vae(models / "vae.safetensors").save_pretrained(tmp_path / "vae")
     assert vae_fingerprint(tmp_path / "vae") == vae_fingerprint(models / "vae.safetensors")

@@ -3,12 +3,18 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
 from tests.panorama_files import cut_short, write_frames, write_image, write_video
+from tests.two_to_one import dual_fisheye, flat, letterboxed, panorama, vr180, write_at_times
 from viewpoint_core import prepare
+from viewpoint_core.training import video_file
 from viewpoint_core.training.adapters import ADAPTERS, Found
 from viewpoint_core.training.manifest import (
     MAX_CAPTION,
@@ -17,6 +23,7 @@ from viewpoint_core.training.manifest import (
     split_of,
     write_manifest,
 )
+from viewpoint_core.training.media import read_frames
 
 
 def run(tmp_path: Path, *options: str | Path) -> tuple[int, list[Item]]:
@@ -253,6 +260,7 @@ def test_a_file_found_twice_is_one_item(tmp_path: Path, capsys: pytest.CaptureFi
         (["--folder", ".", "--heldout", "1.5"], "--heldout is 1.5"),
         (["--folder", ".", "--span", "1"], "--span is 1"),
         (["--folder", ".", "--fps", "0"], "--fps above 0"),
+        (["--folder", ".", "--train-fps", "-1"], "--train-fps is -1"),
         (["--folder", ".", "--report", "nowhere/report.txt"], "there is no folder nowhere"),
         (["--folder", ".", "--caption", "nowhere"], "expected a folder with a Qwen2.5-VL model"),
     ],
@@ -275,6 +283,109 @@ def test_a_manifest_needs_no_transformers(tmp_path: Path) -> None:
     refused = subprocess.run([*command, "--caption", str(tmp_path)], capture_output=True, text=True, check=False)
     assert refused.returncode == 2
     assert '--caption needs the extra "caption"' in refused.stderr
+
+
+# What is 2:1 and no panorama
+
+
+def save(pictures: Iterable[Tensor], file: Path, fps: float = 16) -> Path:
+    """A video of float pictures, by the project's own writer."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    video_file.write_video(pictures, file, fps)
+    return file
+
+
+def turning(erp: Tensor, count: int = 52) -> Iterator[Tensor]:
+    """A panorama whose camera turns by a degree or two a picture."""
+    return (erp.roll(number, -1) for number in range(count))
+
+
+def test_what_is_2_to_1_and_no_panorama_is_named_and_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, city = tmp_path / "mine", panorama("city")
+    for spoil in (flat, vr180, dual_fisheye, letterboxed, torch.zeros_like):
+        save(map(spoil, turning(city)), root / f"{spoil.__name__}.mp4")
+    save(turning(city), root / "good.mp4")
+    video_file.write_image(city, root / "good.png")
+    video_file.write_image(flat(city), root / "photo.png")
+    status, items = run(tmp_path, "--folder", root)
+    assert status == 0
+    assert names(items, root) == ["good.mp4", "good.png"]
+    errors = capsys.readouterr().err
+    for line in (
+        "flat.mp4: its left and right edges do not meet",
+        "vr180.mp4: its left and right halves show the same",
+        "dual_fisheye.mp4: it shows two circles in black",
+        "letterboxed.mp4: it has black bars above and below",
+        "zeros_like.mp4: every picture is black",
+        "photo.png: its left and right edges do not meet",
+    ):
+        assert f"prepare: {root}/{line}" in errors
+    assert errors.count("(--no-check takes it anyway)") == 6
+    assert len(run(tmp_path, "--folder", root, "--no-check")[1]) == 8
+    assert "--no-check" not in capsys.readouterr().err
+
+
+def test_a_video_is_divided_at_its_cuts_and_no_span_crosses_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shots = [turning(panorama(name), count) for name, count in (("city", 60), ("forest", 20), ("night", 200))]
+    file = save(chain(*shots), tmp_path / "in" / "cut.mp4")
+    _, items = run(tmp_path, "--folder", file.parent, "--span", "5")
+    assert [(item.start, item.frames) for item in items] == [(0, 60), (80, 100), (180, 100)]
+    assert len({item.split for item in items}) == 1
+    errors = capsys.readouterr().err
+    assert "cut.mp4: it has hard cuts, at 3.75, 5.00 s, and is divided there; 1 of its 3 shots are too short" in errors
+    _, items = run(tmp_path, "--folder", file.parent, "--span", "0", "--no-check")
+    assert [(item.start, item.frames) for item in items] == [(0, 280)]
+
+
+def test_a_cut_of_a_variable_rate_video_lies_on_its_timeline(tmp_path: Path) -> None:
+    times = [*range(0, 4000, 100), *range(4000, 8000, 50)]
+    pictures = [*turning(panorama("city"), 40), *turning(panorama("forest"), 80)]
+    file = write_at_times(tmp_path / "in" / "v.mkv", pictures, times)
+    _, items = run(tmp_path, "--folder", file.parent)
+    assert len(items) == 2
+    assert items[1].frames / items[1].fps == pytest.approx(4, abs=0.1)
+    last, first = items[0].start + items[0].frames - 1, items[1].start
+    shown = read_frames(file, [last, first], items[0].fps)
+    assert (shown[0] / 255 - pictures[39]).abs().mean() < 0.03
+    assert (shown[1] / 255 - pictures[40]).abs().mean() < 0.03
+
+
+def test_frames_in_a_folder_are_divided_too(tmp_path: Path) -> None:
+    for number, erp in enumerate(chain(turning(panorama("city"), 60), turning(panorama("studio"), 70))):
+        (tmp_path / "in" / "walk").mkdir(parents=True, exist_ok=True)
+        video_file.write_image(erp, tmp_path / "in" / "walk" / f"{number}.png")
+    _, items = run(tmp_path, "--frames", tmp_path / "in", "--fps", "16")
+    assert [(item.start, item.frames) for item in items] == [(0, 60), (60, 70)]
+
+
+def test_a_rate_below_that_of_training_is_named_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for fps in (12, 16):
+        write_video(tmp_path / "in" / f"{fps}.mp4", 60, fps=fps)
+    _, items = run(tmp_path, "--folder", tmp_path / "in")
+    assert [item.fps for item in items] == [12, 16]
+    errors = capsys.readouterr().err
+    assert "12.mp4: its 12 fps are fewer than the 16 of training, so pictures will repeat" in errors
+    assert "16.mp4" not in errors
+    run(tmp_path, "--folder", tmp_path / "in", "--train-fps", "12")
+    assert "will repeat" not in capsys.readouterr().err
+
+
+def test_videos_of_kinds_that_are_not_read_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_image(tmp_path / "in" / "good.png")
+    for name in ("a.insv", "b.360", "deep/c.MTS", "._d.insv", "notes.doc"):
+        (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(b"")
+    _, items = run(tmp_path, "--folder", tmp_path / "in")
+    assert len(items) == 1
+    found = capsys.readouterr()
+    assert "a.insv: .insv is not read; stitch it" in found.err
+    assert "b.360: .360 is not read; stitch it" in found.err
+    assert "c.MTS: .MTS is not read; convert it to .mp4" in found.err
+    assert "3 problems reported" in found.out
 
 
 # Spans and splits
@@ -367,3 +478,27 @@ def test_all_wrong_lines_are_named_together_and_what_is_no_json_too(tmp_path: Pa
         read_manifest(file)
     with pytest.raises(ValueError, match="there is no such manifest"):
         read_manifest(tmp_path / "none.jsonl")
+
+
+def manifest_of(folder: Path, count: int) -> Path:
+    for number in range(count):
+        write_image(folder / f"{number}.png", number)
+    return folder
+
+
+def test_of_five_recordings_one_is_held_out_always_the_same(tmp_path: Path) -> None:
+    items = [run(tmp_path, "--folder", manifest_of(tmp_path / place, 5))[1] for place in ("here", "there")]
+    held = [[item.path.name for item in found if item.split == "heldout"] for found in items]
+    assert len(held[0]) == 1
+    assert held[0] == held[1]
+    larger = run(tmp_path, "--folder", tmp_path / "here", "--heldout", "0.5")[1]
+    assert held[0][0] in [item.path.name for item in larger if item.split == "heldout"]
+
+
+def test_that_nothing_is_held_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few, enough = manifest_of(tmp_path / "few", 3), manifest_of(tmp_path / "enough", 5)
+    assert {item.split for item in run(tmp_path, "--folder", few)[1]} == {"train"}
+    assert "nothing is held out" in capsys.readouterr().err
+    assert {item.split for item in run(tmp_path, "--folder", enough, "--heldout", "0")[1]} == {"train"}
+    run(tmp_path, "--folder", enough)
+    assert "nothing is held out" not in capsys.readouterr().err

@@ -238,6 +238,17 @@ def fingerprint_of(options: argparse.Namespace) -> Fingerprint:
     )
 
 
+def warn_of_missing_captions(specs: Sequence[ClipSpec], manifest: Path) -> None:
+    """Say on stderr how many clips have no caption, where there are any."""
+    bare = sum(not spec.item.caption.strip() for spec in specs)
+    if bare:
+        print(
+            f"encode: {bare} of {len(specs)} clips have no caption and will train with an empty one; python -m "
+            f"viewpoint_core.prepare --out {manifest} --caption MODEL_DIR writes captions",
+            file=sys.stderr,
+        )
+
+
 def encode(options: argparse.Namespace) -> int:
     """Plan, encode texts, then clips; the exit status."""
     options.shard = parse_shard(options.shard)
@@ -256,6 +267,8 @@ def encode(options: argparse.Namespace) -> int:
     if options.no_text:
         write_text(options.cache, "", torch.zeros(1, TEXT_DIM), NO_TEXT)
     if options.text_encoder:
+        if index == 0:
+            warn_of_missing_captions(specs, options.manifest)
         encode_texts(options, (spec.item.caption for spec in specs), fingerprint)
     broken = encode_clips(options, specs, fingerprint)
     share = f" (share {index}/{count})" if count > 1 else ""

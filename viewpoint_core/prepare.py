@@ -7,24 +7,25 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from threading import Event
 from types import ModuleType
-from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
 
 from .replacing import replace_text
-from .training.adapters import ADAPTERS, Candidate
+from .training.adapters import ADAPTERS, Candidate, media_files
+from .training.candidate_items import Rules, check_candidate, group_of
 from .training.manifest import (
+    MIN_GROUPS_TO_HOLD_OUT,
     Item,
     Problem,
+    hold_out_one,
     read_manifest,
-    size_problem,
-    split_of,
     with_stored_captions,
     write_manifest,
 )
-from .training.media import MediaInfo, probe
+from .training.probed import ProbedFiles
 
 EPILOG = """\
 Layouts:
@@ -36,67 +37,25 @@ Layouts:
                tables (path, caption); a folder that a caption names is a folder of frames
   --frames     every folder that holds images is a clip; captions as for --folder
 
-Every item is decoded once. What is broken, short or not 2:1 is reported by name and left out. Exit status: 0 if
-at least one item is good, 1 if none is, 2 for bad options.
+Every item is decoded once. What is broken, short, not 2:1, or 2:1 and no panorama (a flat film, VR180, dual fisheye,
+black bars, all black) is reported by name and left out; videos are divided at hard cuts. --no-check takes what is 2:1
+as it is.
+
+Run it again to go on after a stop: what was found in files that have not changed stands in .NAME.probed.jsonl beside
+NAME.jsonl. Exit status: 0 if at least one item is good, 1 if none is, 2 for bad options, 130 when stopped by Ctrl-C.
 """
+# Video that is not read, and what to do with it.
+UNREAD_SUFFIXES = {suffix: "stitch it in the camera's program and export .mp4" for suffix in (".insv", ".360")} | {
+    suffix: "convert it to .mp4" for suffix in (".mts", ".m2ts", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv")
+}
 
 
-class Rules(NamedTuple):
-    """What makes an item: `seconds` at least, spans of about `span_seconds` (0: whole), `fps` of folders of frames."""
-
-    seconds: float
-    span_seconds: float
-    fps: float
-    heldout: float
-
-
-def check_candidate(entry: tuple[str, Candidate], rules: Rules) -> tuple[list[Item], list[Problem]]:
-    """Decode one candidate of a dataset: its items, or why there are none."""
-    dataset, candidate = entry
-    name = str(candidate.path)
-    try:
-        info = probe(candidate.path)
-    except (ValueError, OSError) as error:
-        return [], [Problem(name, str(error).removeprefix(f"{name}: "))]
-    still = info.frames == 1 and info.fps == 0 and not candidate.path.is_dir()
-    info = info if still or info.fps else info._replace(fps=rules.fps)
-    early = (
-        [Problem(name, f"it ends early: {info.missing} frames of those declared do not decode")] if info.missing else []
-    )
-    reason = size_problem(info.width, info.height) or (None if still else length_problem(info, rules.seconds))
-    if reason:
-        return [], [*early, Problem(name, reason)]
-    split = split_of(f"{dataset}/{candidate.group}", rules.heldout)
-    items = [
-        Item(
-            candidate.path,
-            start,
-            frames,
-            info.fps,
-            info.width,
-            info.height,
-            candidate.caption,
-            candidate.licence,
-            split,
-        )
-        for start, frames in spans(info, rules.span_seconds)
+def unread_videos(root: Path) -> list[Problem]:
+    """Videos below a folder of kinds that are not read."""
+    return [
+        Problem(str(file), f"{file.suffix} is not read; {UNREAD_SUFFIXES[file.suffix.lower()]}")
+        for file in media_files(root, set(UNREAD_SUFFIXES))
     ]
-    return items, early
-
-
-def length_problem(info: MediaInfo, seconds: float) -> str | None:
-    """Why a video is too short; None where it is not. The last picture counts for no time."""
-    lasts = (info.frames - 1) / info.fps
-    if lasts >= seconds - 1e-6:
-        return None
-    return f"it is too short: {info.frames} frames at {info.fps:.6g} fps last {lasts:.3g} s; expected {seconds:g} s"
-
-
-def spans(info: MediaInfo, seconds: float) -> list[tuple[int, int]]:
-    """(start, frames) of equal parts of about this many seconds; one part for an image and where seconds is 0."""
-    parts = max(1, round(info.frames / info.fps / seconds)) if info.fps and seconds else 1
-    edges = [info.frames * part // parts for part in range(parts + 1)]
-    return [(start, end - start) for start, end in zip(edges, edges[1:], strict=False)]
 
 
 def find_candidates(
@@ -109,7 +68,7 @@ def find_candidates(
         if not root.is_dir():
             raise ValueError(f"--{dataset} {root}: there is no such folder")
         found = ADAPTERS[dataset](root)
-        problems += found.problems
+        problems += [*found.problems, *unread_videos(root)]
         for candidate in found.candidates:
             if candidate.licence == "unknown":
                 candidate = Candidate(candidate.path, candidate.group, licence, candidate.caption)
@@ -119,19 +78,22 @@ def find_candidates(
 
 
 def scan(
-    sources: Iterable[tuple[str, Path]], rules: Rules, licence: str, workers: int
+    sources: Iterable[tuple[str, Path]], rules: Rules, licence: str, workers: int, files: ProbedFiles
 ) -> tuple[list[Item], list[Problem]]:
     """Find and decode everything in the datasets' folders; items in the adapters' order."""
     entries, problems = find_candidates(sources, licence)
     items: list[Item] = []
-    pool = ThreadPoolExecutor(workers)
+    pool, stop = ThreadPoolExecutor(workers), Event()
     try:
-        results = pool.map(partial(check_candidate, rules=rules), entries)
+        results = pool.map(partial(check_candidate, rules=rules, files=files, stop=stop), entries)
         for good, wrong in tqdm(results, total=len(entries), desc="check", unit="item"):
             items += good
             problems += wrong
     finally:
+        stop.set()
         pool.shutdown(cancel_futures=True)
+    if rules.heldout:
+        items = hold_out_one(items, {entry[1].path: group_of(*entry) for entry in entries})
     return items, problems
 
 
@@ -163,6 +125,16 @@ def summary(items: Sequence[Item], problems: Sequence[Problem]) -> str:
     )
 
 
+def held_out_note(items: Sequence[Item], heldout: float) -> str | None:
+    """What it means that nothing is held out; None where something is, or nothing was to be."""
+    if not heldout or any(item.split == "heldout" for item in items):
+        return None
+    return (
+        f"nothing is held out, so training will show neither held-out losses nor samples: with fewer than "
+        f"{MIN_GROUPS_TO_HOLD_OUT} recordings that takes a larger --heldout than {heldout:g}"
+    )
+
+
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -178,7 +150,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="manifest to write, .jsonl")
     parser.add_argument("--report", type=Path, metavar="FILE", help="file for the problems, a line each")
     parser.add_argument(
-        "--heldout", type=float, default=0.02, help="part held out, chosen by a hash of the path [0.02]"
+        "--heldout",
+        type=float,
+        default=0.02,
+        help="part held out, chosen by a hash of the path; of 5 recordings or more at least one, unless it is 0 [0.02]",
     )
     parser.add_argument(
         "--min-seconds", type=float, default=3.0, help="shorter videos are left out [3: 49 frames at 16 fps]"
@@ -187,6 +162,13 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         "--span", type=float, default=10.0, help="seconds into which long videos are divided; 0: not [10]"
     )
     parser.add_argument("--fps", type=float, default=30.0, help="rate of folders of frames, which do not state it [30]")
+    parser.add_argument("--train-fps", type=float, default=16.0, help="a video of a lower rate is named, and kept [16]")
+    parser.add_argument(
+        "--no-check",
+        dest="check",
+        action="store_false",
+        help="take what is 2:1 and looks like no panorama, and do not divide at hard cuts",
+    )
     parser.add_argument("--licence", default="unknown", help="licence of what --folder and --frames find [unknown]")
     parser.add_argument("--workers", type=int, default=4, help="items decoded at the same time [4]")
     parser.add_argument(
@@ -213,6 +195,8 @@ def check_options(options: argparse.Namespace, sources: Sequence[tuple[str, Path
         raise ValueError(f"--heldout is {options.heldout}; expected a part in [0, 1)")
     if not options.fps > 0 or not options.min_seconds >= 0 or options.workers < 1 or options.caption_frames < 1:
         raise ValueError("expected --fps above 0, --min-seconds from 0, --workers and --caption-frames from 1")
+    if not options.train_fps >= 0:
+        raise ValueError(f"--train-fps is {options.train_fps}; expected 0 or more")
     if options.span != 0 and not options.span >= 1.5 * options.min_seconds:
         raise ValueError(
             f"--span is {options.span:g}; expected 0, or 1.5 times --min-seconds ({options.min_seconds:g})"
@@ -224,9 +208,11 @@ def prepare(options: argparse.Namespace) -> int:
     sources = [(name, root) for name in ADAPTERS for root in vars(options)[name]]
     check_options(options, sources)
     side_file = options.out.with_name(f"{options.out.stem}.captions.jsonl")
-    rules = Rules(options.min_seconds, options.span, options.fps, options.heldout)
+    rules = Rules(
+        options.min_seconds, options.span, options.fps, options.heldout, options.train_fps, check=options.check
+    )
     if sources:
-        items, problems = scan(sources, rules, options.licence, options.workers)
+        items, problems = scan(sources, rules, options.licence, options.workers, ProbedFiles(options.out))
     else:
         items, problems = read_manifest(options.out), []
     if items:
@@ -243,17 +229,23 @@ def prepare(options: argparse.Namespace) -> int:
         print(f"prepare: no item is good, so {options.out} is not written", file=sys.stderr)
         return 1
     print(f"{options.out}: {summary(items, problems)}")
+    note = held_out_note(items, options.heldout) if sources else None
+    if note:
+        print(f"prepare: {note}", file=sys.stderr)
     return 0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; 0, 1 if no item is good, or 2 with a message on bad input."""
+    """Run the command line; 0, 1 if no item is good, 2 with a message on bad input, 130 where it is stopped."""
     options = parse_arguments(arguments)
     try:
         return prepare(options)
     except (ValueError, OSError) as error:
         print(f"prepare: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("prepare: stopped; start it again to go on", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

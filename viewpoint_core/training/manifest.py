@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,8 @@ SPLITS = ("train", "heldout")
 # Wan reads 512 text tokens, about 2000 letters of English; what is far longer is no caption but a mistake.
 MAX_CAPTION = 4000
 MAX_REPORTED = 10
+# From so many groups on one is held out even where the part asked for is less than one.
+MIN_GROUPS_TO_HOLD_OUT = 5
 
 Key = tuple[str, int, int]
 
@@ -68,8 +70,22 @@ def caption_problem(caption: str) -> str | None:
 
 def split_of(key: str, heldout: float) -> str:
     """The split of a key, by its hash: `heldout` in [0, 1] is the part held out, whatever else there is."""
-    share = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
-    return "heldout" if share < heldout else "train"
+    return "heldout" if share_of(key) < heldout else "train"
+
+
+def share_of(key: str) -> float:
+    """A key's hash as a number in [0, 1)."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+
+
+def hold_out_one(items: Sequence[Item], groups: Mapping[Path, str]) -> list[Item]:
+    """Items, where none is held out and there are enough groups those of one group held out: the one that a growing
+    part held out reaches first. groups: each path's group, as `split_of` takes it."""
+    names = {groups[item.path] for item in items}
+    if len(names) < MIN_GROUPS_TO_HOLD_OUT or any(item.split == "heldout" for item in items):
+        return list(items)
+    first = min(names, key=share_of)
+    return [replace(item, split="heldout") if groups[item.path] == first else item for item in items]
 
 
 def portable_path(path: Path, folder: Path) -> str:

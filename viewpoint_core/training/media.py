@@ -5,8 +5,8 @@ At a constant rate that is the i-th decoded frame; at a variable rate frames rep
 """
 
 import re
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,17 +14,34 @@ import av
 import numpy as np
 import torch
 from av.container import InputContainer
+from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from ..video import HEADER_RATE_DEFAULT, VIDEO_SUFFIXES, each_picture, open_video, shown_size, timed_frames
+from ..video import (
+    HEADER_RATE_DEFAULT,
+    VIDEO_SUFFIXES,
+    Colours,
+    colours_of,
+    each_picture,
+    fit_size,
+    open_video,
+    shown_size,
+    timed_frames,
+    to_rgb,
+)
+from .panorama_check import shrink
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 DEEP_MODES = {"I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 # A frame whose time is off a constant rate's grid by less than this part of a tick is on it.
 JITTER = 0.45
 MAX_GAP_SECONDS = 5.0
+
+# What is shown each picture while a file is probed: its time in seconds (in pictures where there is no rate), and what
+# draws a copy of it, uint8 (3, h, w), with a longest side.
+Look = Callable[[float, Callable[[int], Tensor]], None]
 
 
 class MediaInfo(NamedTuple):
@@ -106,7 +123,16 @@ def missing_frames(container: InputContainer, stream: VideoStream, times: Sequen
     return max(0, round((end - times[-1]) * fps) - 1)
 
 
-def probe_video(file: Path) -> MediaInfo:
+def look_away(time: float, draw: Callable[[int], Tensor]) -> None:
+    """The Look that sees nothing."""
+
+
+def shrink_frame(frame: VideoFrame, colours: Colours, longest_side: int) -> Tensor:
+    """A small copy of a frame, uint8 (3, h, w)."""
+    return to_rgb(frame, fit_size(*shown_size(frame), longest_side), colours)
+
+
+def probe_video(file: Path, look: Look = look_away) -> MediaInfo:
     """Decode a whole video and count what comes out. Raises ValueError where nothing does."""
     container, stream = open_video(file)
     with container:
@@ -114,6 +140,7 @@ def probe_video(file: Path) -> MediaInfo:
         for time, frame in timed_frames(container, stream):
             times.append(time)
             sizes.add(shown_size(frame))
+            look(time - times[0], partial(shrink_frame, frame, colours_of(stream)))
         header_rate = float(stream.average_rate or 0)
         if not times:
             raise ValueError(f"{file}: not one frame of the video can be decoded")
@@ -126,16 +153,17 @@ def probe_video(file: Path) -> MediaInfo:
         return MediaInfo(frames, fps, *sizes.pop(), missing_frames(container, stream, times, fps))
 
 
-def probe_folder(folder: Path) -> MediaInfo:
+def probe_folder(folder: Path, look: Look = look_away) -> MediaInfo:
     """Read every frame of a folder. Raises ValueError naming the frame that is broken or of another size."""
     files = frame_files(folder)
     if not files:
         raise ValueError(f"{folder}: the folder holds no image")
     check_numbering(folder, files)
     sizes = {}
-    for file in files:
-        height, width = read_image(file).shape[1:]
-        sizes.setdefault((width, height), file.name)
+    for number, file in enumerate(files):
+        picture = read_image(file)
+        sizes.setdefault((picture.shape[2], picture.shape[1]), file.name)
+        look(number, partial(shrink, picture))
     if len(sizes) > 1:
         found = ", ".join(f"{name} is {width} x {height}" for (width, height), name in sizes.items())
         raise ValueError(f"{folder}: the frames differ in size: {found}")
@@ -155,17 +183,21 @@ def check_numbering(folder: Path, files: Sequence[Path]) -> None:
         raise ValueError(f"{folder}: frames are missing between {files[at].name} and {files[at + 1].name}")
 
 
-def probe(path: Path) -> MediaInfo:
-    """What an image, a folder of frames or a video holds, found by decoding all of it. Raises ValueError."""
+def probe(path: Path, look: Look = look_away) -> MediaInfo:
+    """What an image, a folder of frames or a video holds, found by decoding all of it. Raises ValueError.
+
+    `look` is shown every picture on the way.
+    """
     if path.is_dir():
-        return probe_folder(path)
+        return probe_folder(path, look)
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file or folder")
     if path.suffix.lower() in IMAGE_SUFFIXES:
-        height, width = read_image(path).shape[1:]
-        return MediaInfo(1, 0.0, width, height)
+        picture = read_image(path)
+        look(0, partial(shrink, picture))
+        return MediaInfo(1, 0.0, picture.shape[2], picture.shape[1])
     if path.suffix.lower() in VIDEO_SUFFIXES:
-        return probe_video(path)
+        return probe_video(path, look)
     known = " ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
     raise ValueError(f"{path}: expected a folder of frames or a file that ends in one of {known}")
 
