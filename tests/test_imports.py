@@ -12,7 +12,7 @@ REPO = Path(__file__).parents[1]
 HOST = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "nodes", "folder_paths", "server", "execution"}
 GEOMETRY = {"sphere", "camera", "rotation", "camera_path", "resample", "viewpoint_map", "views", "upright"}
 THIRD_PARTY = {"torch", "einops", "safetensors", "tqdm"}
-FOR_VIDEO = {"av", "numpy"}  # of viewpoint_core.video alone; ComfyUI brings both
+FOR_VIDEO = {"av", "numpy"}  # of viewpoint_core.video and hdr alone; ComfyUI brings both
 WHEN_NEEDED = {"cv2", "scipy"}  # imported by the functions that use them
 HALVES_THAT_ARE_NO_PIXEL = {
     "sphere.direction_to_erp",  # half a turn, and half the way from pole to pole
@@ -185,7 +185,7 @@ def test_what_the_nodes_need_is_light() -> None:
     assert [name for name in own if name.startswith("viewpoint_core.training")] == []
     for file in (file for file in CORE_FILES if name_of(file) in own):
         third = {top(name) for name, _ in imported(file.read_text(), file)} - sys.stdlib_module_names
-        allowed = THIRD_PARTY | WHEN_NEEDED | (FOR_VIDEO if file.stem == "video" else set())
+        allowed = THIRD_PARTY | WHEN_NEEDED | (FOR_VIDEO if file.stem in {"video", "hdr"} else set())
         assert third <= allowed | {"viewpoint_core"}, file
 
 
