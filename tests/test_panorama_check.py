@@ -86,6 +86,12 @@ def test_what_has_nothing_to_see_passes(value: float) -> None:
     assert verdict(value - noise) == ""
 
 
+@pytest.mark.parametrize("part", [0.03, 0.1, 0.2])
+def test_bars_are_found_under_the_traces_of_compression(part: float) -> None:
+    for spoil in (letterboxed, pillarboxed):
+        assert "black bars" in verdict(as_jpeg(spoil(panorama("forest", 512), part), 50))
+
+
 def test_a_black_patch_below_and_a_black_sky_pass() -> None:
     erp = panorama()
     erp[:, -12:] = 0

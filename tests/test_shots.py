@@ -44,6 +44,15 @@ def test_several_cuts_are_found_even_close_to_one_another() -> None:
     assert cuts(pictures) == [30, 34, 41]
 
 
+def test_a_cut_between_plain_pictures_is_found_and_a_slow_change_of_them_is_none() -> None:
+    numbers = torch.Generator().manual_seed(0)
+    plain = [
+        torch.full((3, 64, 128), level) + 0.02 * torch.randn(3, 64, 128, generator=numbers) for level in (0.2, 0.8)
+    ]
+    assert cuts([plain[0]] * 20 + [plain[1]] * 20) == [20]
+    assert cuts([plain[0] + 0.02 * number for number in range(40)]) == []
+
+
 @pytest.mark.parametrize("degrees", [3, 17, 60, 180])
 def test_a_fast_turn_is_no_cut(degrees: float) -> None:
     for name in NAMES:

@@ -18,6 +18,7 @@ LONGEST_SIDE = 256
 LEAST_WIDTH = 128  # below it a seam cannot be told
 BLACK = 20.0  # of 255; a coded black is not 0 throughout
 LIT = 24.0
+LEAST_POWER = 10.0  # product of two pictures' variances, below which what they show is noise
 ALIKE = 0.8  # correlation of a stereo pair's halves; 0.6 is the most that a panorama's had
 
 
@@ -69,7 +70,7 @@ def halves_alike(grey: Tensor) -> float:
 def correlation(one: Tensor, other: Tensor) -> float:
     """Of two pictures of mean 0, in [-1, 1]; 0 where one has next to no structure."""
     power = one.square().mean() * other.square().mean()
-    return float((one * other).mean() / power.sqrt()) if power > 1 else 0.0
+    return float((one * other).mean() / power.sqrt()) if power > LEAST_POWER else 0.0
 
 
 def dark_of(picture: Tensor) -> Tensor:
@@ -81,8 +82,8 @@ def bars(dark: Tensor, grey: Tensor) -> tuple[int, int]:
     """Black rows at the top and at the bottom of a picture (H, W); 0 where the picture fades out rather than ends."""
     ends = []
     for rows, light in ((dark, grey), (dark.flip(0), grey.flip(0))):
-        black = int((rows.float().mean(-1) >= 0.99).long().cumprod(0).sum())
-        inside = light[black + 1 : black + 3]  # one row may be half a bar
+        black = int((rows.float().mean(-1) > 0.97).long().cumprod(0).sum())
+        inside = light[black + 1 : black + 4]  # one row may be half a bar
         ends.append(black if len(inside) and (inside > LIT).float().mean() > 0.6 else 0)
     return ends[0], ends[1]
 

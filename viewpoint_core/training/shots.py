@@ -24,7 +24,7 @@ CHANGE = (
     0.2  # of the colours, in [0, 1], at a cut: of photographed places above 0.27, from picture to picture below 0.03
 )
 OUTSTANDING = 4  # times the usual change from one picture to the next
-SAME_PLACE = 0.4  # correlation of neighbours in a shot: of drawn walks above 0.87, of different places below 0.3
+SAME_PLACE = 0.4  # correlation of neighbours in a shot: of drawn walks above 0.7, of different places below 0.3
 REACH = 8  # columns of a small copy to either side, of whose mean its structure stands out
 
 
