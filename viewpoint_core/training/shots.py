@@ -20,9 +20,7 @@ SHOTS = "shots-1"
 LONGEST_SIDE = 64
 BINS = 16
 WINDOW = 6  # pictures on either side; what lasts less is a flash
-CHANGE = (
-    0.2  # of the colours, in [0, 1], at a cut: of photographed places above 0.27, from picture to picture below 0.03
-)
+CHANGE = 0.2  # of the colours, in [0, 1]: from one photographed place to another above 0.27, within a shot below 0.03
 OUTSTANDING = 4  # times the usual change from one picture to the next
 SAME_PLACE = 0.4  # correlation of neighbours in a shot: of drawn walks above 0.7, of different places below 0.3
 REACH = 8  # columns of a small copy to either side, of whose mean its structure stands out
