@@ -1,11 +1,10 @@
-"""Parts of the trainer: settings, the plan of batches, averages, checkpoints, the memory estimate."""
+"""Parts of the trainer: settings, averages, checkpoints, the memory estimate."""
 
 import argparse
 import json
 import subprocess
 import sys
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,9 @@ from viewpoint_core.training import state
 from viewpoint_core.training.config import FIELDS, PRESETS, TrainingConfig, add_flags, read_config, read_file
 from viewpoint_core.training.ema import averaged_weights, start_ema, update_ema
 from viewpoint_core.training.memory import ModelSize, disk_space, step_memory
-from viewpoint_core.training.plan import (
-    batches_from,
-    derive_seed,
-    epoch_batches,
-    generator_for,
-    lr_at,
-)
 
 PATHS = {"model": "m", "vae": "v", "cache": "c", "output": "o"}
 REPO = Path(__file__).parents[1]
-BUCKETS = {(13, 32, 32): list(range(7)), (1, 32, 32): [7, 8, 9]}
 
 
 def parse(*flags: str) -> TrainingConfig:
@@ -141,6 +132,8 @@ def test_a_bad_file_is_refused_in_plain_words(tmp_path: Path, text: str, words: 
         (["--lr", "nan"], "lr is nan"),
         (["--warmup", "-1"], "warmup is -1"),
         (["--keep-every", "-1"], "keep_every is -1"),
+        (["--image-share", "1"], "image_share is 1.0; expected a part in"),
+        (["--image-share", "-0.5"], "image_share is -0.5"),
         (["--sample-steps", "0"], "sample_steps is 0"),
         (["--mode", "lora", "--base-dtype", "bf16", "--precision", "fp32"], "needs precision bf16"),
         (["--optimizer", "adamw8bit", "--sharding", "fsdp2"], "adamw8bit does not shard"),
@@ -156,45 +149,6 @@ def test_settings_that_make_no_training_are_refused(flags: list[str], words: str
 
 def test_every_key_says_what_it_is() -> None:
     assert all(len(item.metadata["help"]) > 10 for item in FIELDS.values())
-
-
-# The plan
-
-
-def test_an_epoch_shows_every_item_in_batches_of_one_bucket() -> None:
-    batches = epoch_batches(BUCKETS, 2, seed=0, epoch=0)
-    assert {index for batch in batches for index in batch} == set(range(10))
-    assert all(len({index < 7 for index in batch}) == 1 for batch in batches)
-    assert batches != epoch_batches(BUCKETS, 2, seed=0, epoch=1)
-    assert batches != epoch_batches(BUCKETS, 2, seed=1, epoch=0)
-
-
-@pytest.mark.parametrize("first", [0, 1, 5, 6, 7, 23])
-def test_the_plan_goes_on_anywhere_as_if_it_had_never_stopped(first: int) -> None:
-    whole = list(islice(batches_from(BUCKETS, 2, 3, 0), 40))
-    assert list(islice(batches_from(BUCKETS, 2, 3, first), 40 - first)) == whole[first:]
-
-
-def test_a_cache_without_clips_is_refused() -> None:
-    with pytest.raises(ValueError, match="no training clips"):
-        next(batches_from({}, 1, 0, 0))
-
-
-def test_seeds_depend_on_every_part() -> None:
-    seeds = {
-        derive_seed(*parts) for parts in [(0, "a", 1), (0, "a", 2), (0, "b", 1), (1, "a", 1), (0, "a1"), ("0", "a", 1)]
-    }
-    assert len(seeds) == 6
-    assert torch.equal(torch.rand(3, generator=generator_for(1, 2)), torch.rand(3, generator=generator_for(1, 2)))
-
-
-def test_the_learning_rate_rises_then_stays_or_falls_to_0() -> None:
-    rates = [lr_at(step, lr=1.0, warmup=4, steps=10, decay="constant") for step in range(10)]
-    assert rates == [0.25, 0.5, 0.75, 1.0] + [1.0] * 6
-    falling = [lr_at(step, lr=1.0, warmup=4, steps=10, decay="cosine") for step in range(4, 11)]
-    assert falling == sorted(falling, reverse=True)
-    assert falling[0] == 1.0
-    assert falling[-1] == pytest.approx(0.0)
 
 
 # Averages

@@ -13,6 +13,7 @@ import yaml
 from ..views import FACES
 from ..wan_attention import PANO
 from .layouts import LAYOUTS, VIEWPOINT
+from .plan import ALL_IMAGES
 
 PRESETS = Path(__file__).parent / "presets"
 REQUIRED = ("model", "vae", "cache", "output")
@@ -46,6 +47,9 @@ class TrainingConfig:
     )
     steps: int = setting(20_000, "optimiser steps")
     batch_size: int = setting(1, "clips a step on each process, before accumulation")
+    image_share: float = setting(
+        ALL_IMAGES, "part of the batches that are of images, where there are videos too; -1: as many as the cache has"
+    )
     accumulation: int = setting(1, "batches whose gradients are summed to one step")
     optimizer: str = setting(
         "adamw",
@@ -172,6 +176,8 @@ def check_values(config: TrainingConfig) -> None:
     for name in ("caption_dropout", "condition_dropout"):
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"{name} is {getattr(config, name)}; expected a part between 0 and 1")
+    if config.image_share != ALL_IMAGES and not 0 <= config.image_share < 1:
+        raise ValueError(f"image_share is {config.image_share}; expected a part in [0, 1), or -1 for all images")
     if config.layout != VIEWPOINT and config.schedule != PANO:
         raise ValueError(f"layout {config.layout} has no subregions; with it the schedule is {PANO}")
     if not 0 <= config.ema < 1:

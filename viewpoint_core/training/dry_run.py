@@ -33,7 +33,7 @@ def estimate(config: TrainingConfig) -> dict[str, Any]:
     clips = CachedClips(Path(config.cache), split="train")
     buckets = clips.buckets()
     processes = PartialState().num_processes
-    epoch = batches_an_epoch(buckets, config.batch_size * processes)
+    epoch = batches_an_epoch(buckets, config.batch_size * processes, config.image_share)
     t, h, w = max(buckets, key=lambda size: size[0] * size[1] * size[2])
     dim = shape["num_attention_heads"] * shape["attention_head_dim"]
     size = ModelSize(parameters, trained, dim, shape["ffn_dim"], shape["num_layers"], t * h * w // 4)

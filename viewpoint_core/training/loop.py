@@ -98,7 +98,7 @@ def batches(
 ) -> Iterator[tuple[Batch, Draws]]:
     """This process's part of the endless sequence of batches, read and drawn ahead, from batch number `first` on."""
     size = config.batch_size
-    joint = enumerate(batches_from(buckets, size * world, config.seed, first), start=first)
+    joint = enumerate(batches_from(buckets, size * world, config.seed, first, config.image_share), start=first)
     mine = ([(number, index) for index in indices[rank * size : (rank + 1) * size]] for number, indices in joint)
     yield from DataLoader(
         Numbered(clips),

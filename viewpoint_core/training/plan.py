@@ -25,14 +25,15 @@ def shuffled(items: Sequence[int], generator: torch.Generator) -> list[int]:
     return [items[index] for index in torch.randperm(len(items), generator=generator).tolist()]
 
 
-def epoch_batches(
-    buckets: Mapping[tuple[int, ...], Sequence[int]], size: int, seed: int, epoch: int
-) -> list[list[int]]:
-    """One pass over all items in batches of `size`, each from one bucket (equal shapes), in random order.
+Buckets = Mapping[tuple[int, ...], Sequence[int]]
+ALL_IMAGES = -1.0
+
+
+def one_pass(buckets: Buckets, size: int, generator: torch.Generator) -> list[list[int]]:
+    """All items once, in batches of `size`, each from one bucket (equal shapes), in random order.
 
     A bucket's last batch is filled from its start, so that every item comes at least once.
     """
-    generator = generator_for(seed, "epoch", epoch)
     batches = []
     for shape in sorted(buckets):
         order = shuffled(buckets[shape], generator)
@@ -41,21 +42,64 @@ def epoch_batches(
     return [batches[index] for index in torch.randperm(len(batches), generator=generator).tolist()]
 
 
-def batches_an_epoch(buckets: Mapping[tuple[int, ...], Sequence[int]], size: int) -> int:
-    """Batches of `size` in one pass over all items. Raises ValueError where there are none."""
-    count = sum(-(-len(items) // size) for items in buckets.values())
+def count_batches(buckets: Buckets, size: int) -> int:
+    """Batches of one pass."""
+    return sum(-(-len(items) // size) for items in buckets.values())
+
+
+def divided(buckets: Buckets, image_share: float) -> tuple[Buckets, Buckets]:
+    """Buckets (t, h, w) of what an epoch passes over, and of the images that are mixed in by a share, if any are."""
+    images = {shape: items for shape, items in buckets.items() if shape[0] == 1}
+    if image_share == ALL_IMAGES or not 0 < len(images) < len(buckets):
+        return buckets, {}
+    return {shape: items for shape, items in buckets.items() if shape not in images}, images
+
+
+def image_batches(videos: Buckets, size: int, image_share: float) -> int:
+    """Batches of images in an epoch of these videos, for their part of all batches."""
+    return round(count_batches(videos, size) * image_share / (1 - image_share))
+
+
+def mixed_in(images: Buckets, size: int, seed: int, first: int, count: int) -> list[list[int]]:
+    """`count` batches from number `first` on of an endless sequence of passes over the images."""
+    length = count_batches(images, size)
+    rounds = range(first // length, -(-(first + count) // length))
+    batches = [batch for number in rounds for batch in one_pass(images, size, generator_for(seed, "images", number))]
+    skip = first % length
+    return batches[skip : skip + count]
+
+
+def epoch_batches(
+    buckets: Buckets, size: int, seed: int, epoch: int, image_share: float = ALL_IMAGES
+) -> list[list[int]]:
+    """One pass over all items, as `one_pass` makes it; with an image_share in [0, 1) over all videos, and so many
+    images among them that they are this part of the batches, the next ones in every epoch."""
+    generator = generator_for(seed, "epoch", epoch)
+    items, images = divided(buckets, image_share)
+    batches = one_pass(items, size, generator)
+    if not images:
+        return batches
+    count = image_batches(items, size, image_share)
+    batches += mixed_in(images, size, seed, epoch * count, count)
+    return [batches[index] for index in torch.randperm(len(batches), generator=generator).tolist()]
+
+
+def batches_an_epoch(buckets: Buckets, size: int, image_share: float = ALL_IMAGES) -> int:
+    """How many batches of `size` `epoch_batches` gives. Raises ValueError where there are none."""
+    items, images = divided(buckets, image_share)
+    count = count_batches(items, size) + (image_batches(items, size, image_share) if images else 0)
     if count == 0:
         raise ValueError("the cache holds no training clips; run python -m viewpoint_core.encode first")
     return count
 
 
 def batches_from(
-    buckets: Mapping[tuple[int, ...], Sequence[int]], size: int, seed: int, first: int
+    buckets: Buckets, size: int, seed: int, first: int, image_share: float = ALL_IMAGES
 ) -> Iterator[list[int]]:
     """The endless sequence of batches over all epochs, from the batch number `first` on."""
-    epoch, skip = divmod(first, batches_an_epoch(buckets, size))
+    epoch, skip = divmod(first, batches_an_epoch(buckets, size, image_share))
     while True:
-        yield from epoch_batches(buckets, size, seed, epoch)[skip:]
+        yield from epoch_batches(buckets, size, seed, epoch, image_share)[skip:]
         epoch, skip = epoch + 1, 0
 
 

@@ -131,7 +131,7 @@ def start_run(config: TrainingConfig) -> Run:
     known = config.faces if config.views == PAPER and has_known(cached, config.faces) else ""
     train, heldout = CachedClips(Path(config.cache), known=known), CachedClips(Path(config.cache), "heldout")
     position = data_facts(config, accelerator)
-    length = batches_an_epoch(train.buckets(), position["joint_batch"])
+    length = batches_an_epoch(train.buckets(), position["joint_batch"], config.image_share)
     empty_text = train.empty_text()
     model = prepare_model(config)
     facts = model_facts(model, config)

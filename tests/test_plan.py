@@ -1,0 +1,87 @@
+"""What a step trains on: batches, their random numbers, the learning rate."""
+
+from collections import Counter
+from itertools import islice
+
+import pytest
+import torch
+
+from viewpoint_core.training.plan import (
+    batches_an_epoch,
+    batches_from,
+    derive_seed,
+    epoch_batches,
+    generator_for,
+    lr_at,
+)
+
+BUCKETS = {(13, 32, 32): list(range(7)), (1, 32, 32): [7, 8, 9]}
+
+
+def test_an_epoch_shows_every_item_in_batches_of_one_bucket() -> None:
+    batches = epoch_batches(BUCKETS, 2, seed=0, epoch=0)
+    assert {index for batch in batches for index in batch} == set(range(10))
+    assert all(len({index < 7 for index in batch}) == 1 for batch in batches)
+    assert batches != epoch_batches(BUCKETS, 2, seed=0, epoch=1)
+    assert batches != epoch_batches(BUCKETS, 2, seed=1, epoch=0)
+
+
+@pytest.mark.parametrize("first", [0, 1, 5, 6, 7, 23])
+def test_the_plan_goes_on_anywhere_as_if_it_had_never_stopped(first: int) -> None:
+    whole = list(islice(batches_from(BUCKETS, 2, 3, 0), 40))
+    assert list(islice(batches_from(BUCKETS, 2, 3, first), 40 - first)) == whole[first:]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.9])
+def test_images_are_the_part_of_the_batches_that_was_asked_for(share: float) -> None:
+    buckets = {(1, 2, 2): list(range(100, 130)), (3, 2, 2): list(range(12)), (2, 2, 2): list(range(12, 24))}
+    length = batches_an_epoch(buckets, 2, share)
+    first, second = (epoch_batches(buckets, 2, 0, epoch, share) for epoch in range(2))
+    assert len(first) == len(second) == length
+    images = [batch for batch in first if min(batch) >= 100]
+    assert abs(len(images) / length - share) < 0.02
+    assert {index for batch in first for index in batch if index < 100} == set(range(24))
+    assert all(min(batch) >= 100 or max(batch) < 100 for batch in first)
+    starts = {first.index(batch) for batch in images}
+    assert len(images) < 3 or max(starts) - min(starts) > len(images) - 1, "images come in between"
+
+
+def test_epochs_with_few_images_go_on_through_all_of_them() -> None:
+    buckets = {(1, 2, 2): list(range(100, 130)), (3, 2, 2): list(range(12))}
+    seen = [index for epoch in range(5) for batch in epoch_batches(buckets, 2, 0, epoch, 1 / 3) for index in batch]
+    counts = Counter(index for index in seen if index >= 100)
+    assert counts == dict.fromkeys(range(100, 130), 1), "3 batches of 2 in each of 5 epochs"
+
+
+@pytest.mark.parametrize("first", [0, 1, 8, 9, 10, 31])
+def test_a_plan_with_a_share_of_images_goes_on_anywhere(first: int) -> None:
+    buckets = {(1, 2, 2): list(range(100, 107)), (3, 2, 2): list(range(12))}
+    whole = list(islice(batches_from(buckets, 2, 3, 0, 1 / 3), 60))
+    assert list(islice(batches_from(buckets, 2, 3, first, 1 / 3), 60 - first)) == whole[first:]
+
+
+def test_a_share_of_images_counts_only_where_there_are_videos_too() -> None:
+    for buckets in ({(1, 2, 2): list(range(5))}, {(3, 2, 2): list(range(5)), (2, 2, 2): [5, 6]}):
+        assert epoch_batches(buckets, 2, 0, 0, 0.5) == epoch_batches(buckets, 2, 0, 0)
+
+
+def test_a_cache_without_clips_is_refused() -> None:
+    with pytest.raises(ValueError, match="no training clips"):
+        next(batches_from({}, 1, 0, 0))
+
+
+def test_seeds_depend_on_every_part() -> None:
+    seeds = {
+        derive_seed(*parts) for parts in [(0, "a", 1), (0, "a", 2), (0, "b", 1), (1, "a", 1), (0, "a1"), ("0", "a", 1)]
+    }
+    assert len(seeds) == 6
+    assert torch.equal(torch.rand(3, generator=generator_for(1, 2)), torch.rand(3, generator=generator_for(1, 2)))
+
+
+def test_the_learning_rate_rises_then_stays_or_falls_to_0() -> None:
+    rates = [lr_at(step, lr=1.0, warmup=4, steps=10, decay="constant") for step in range(10)]
+    assert rates == [0.25, 0.5, 0.75, 1.0] + [1.0] * 6
+    falling = [lr_at(step, lr=1.0, warmup=4, steps=10, decay="cosine") for step in range(4, 11)]
+    assert falling == sorted(falling, reverse=True)
+    assert falling[0] == 1.0
+    assert falling[-1] == pytest.approx(0.0)
