@@ -1,7 +1,7 @@
 """What the pack asks of the host's internals, in one place. Imported only once the host runs."""
 
 import dataclasses
-import importlib.util
+import importlib
 import json
 import math
 import os
@@ -26,7 +26,10 @@ from ..viewpoint_core.checkpoint import read_header, schedule_from_metadata
 
 def host_class(module: str, name: str) -> type | None:
     """A class of the host's, or None where this host keeps it elsewhere."""
-    return getattr(importlib.import_module(module), name, None) if importlib.util.find_spec(module) else None
+    try:
+        return getattr(importlib.import_module(module), name, None)
+    except ModuleNotFoundError:
+        return None
 
 
 PATCH_EMBEDDING = "diffusion_model.patch_embedding.weight"

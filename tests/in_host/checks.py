@@ -342,6 +342,8 @@ def check_a_vae_of_the_same_shape_but_another_kind_is_refused() -> None:
     expect_error(lambda: host_access.check_video_vae(vae), "the VAE is a AutoencoderKL, whose latents are not Wan's")
     vae.first_stage_model = host_access.TINY_VIDEO_VAES[0](latent_channels=16)
     host_access.check_video_vae(vae)
+    assert host_access.host_class("comfy.no.such.module", "Anything") is None
+    assert host_access.host_class("comfy.sd", "NoSuchClass") is None
 
 
 def check_settings_that_could_only_fail_are_refused_before_sampling() -> None:
