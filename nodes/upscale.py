@@ -112,13 +112,18 @@ def upscaled_frames(frames: Tensor, plan: UpscalePlan, progress: Any) -> Iterato
             yield upright_to_erp(counted(charts, upscale, device), plan.layout, plan.width).clamp_(0, 1)
 
 
-def plan_clip(frames: Tensor, view: Tensor, path: CameraPath | None, **how: Any) -> Overlay:
-    """How the clip is laid over the panoramas of these maps. Its colours are compared with the maps', which an upscale
-    model leaves as they are. Raises ValueError where it is not known where the clip lies."""
+def plan_clip(frames: Tensor, view: Tensor | None, path: CameraPath | None, **how: Any) -> Overlay | None:
+    """How an IMAGE, if there is one, is laid over the panoramas of these maps. Its colours are compared with the maps',
+    which an upscale model leaves as they are. Raises ValueError for a clip without its path, and the other way round.
+    """
+    if view is None and path is None:
+        return None
     if path is None:
         raise ValueError("a view is connected, but no camera path; connect the one that 'place a clip' gives")
+    if view is None:
+        raise ValueError("a camera path is connected, but no view to lay there; connect the clip, or neither")
     small = viewpoint_to_erp(frames.float(), 2 * MEASURE_HEIGHT)
-    return plan_overlay(small, view.to(small.device), path=path, **how)
+    return plan_overlay(small, image_to_frames(view, "view").to(small.device), path=path, **how)
 
 
 def upscale_inputs() -> list[io.Input]:
@@ -252,7 +257,7 @@ class ViewPointUpscaleSave360Video(io.ComfyNode):
         check_choice(codec, CODECS, "codec")
         frames, rate = image_to_frames(viewpoint, "viewpoint"), frame_rate(fps)
         plan = plan_upscale(frames, upscale_model, erp_width, passes, tile_size)
-        overlay = None if view is None else plan_clip(frames, image_to_frames(view, "view"), camera_path, **how)
+        overlay = plan_clip(frames, view, camera_path, **how)
         progress = progress_bar(len(frames) * (len(FACES) + 1))
         metadata = workflow_metadata(cls.hidden)
         with closing(upscaled_frames(frames, plan, progress)) as panoramas:

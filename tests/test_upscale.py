@@ -158,6 +158,11 @@ def no_map() -> Workflow:
     return workflow
 
 
+def no_view() -> Workflow:
+    path = node("ViewPointCameraPath", keyframes="0: 0 0 0 90", length=1, interpolation="smooth")
+    return video(0, camera_path=["path", 0]) | {"path": path}
+
+
 def too_wide() -> Workflow:
     workflow = image(4, erp_width=0, passes=3)
     workflow["map"]["inputs"]["map_size"] = 2 * MAP
@@ -172,8 +177,9 @@ def too_wide() -> Workflow:
         (video(0, codec="vp9"), "'vp9'; expected one of h264, h265"),
         (video(0, filename_prefix="../../away"), "outside the output folder"),
         (video(0, view=["load", 0]), "a view is connected, but no camera path"),
+        (no_view(), "a camera path is connected, but no view"),
     ],
-    ids=["no map", "too wide", "codec", "outside", "no path"],
+    ids=["no map", "too wide", "codec", "outside", "no path", "no view"],
 )
 def test_bad_input_is_refused_in_plain_words(server: ComfyServer, workflow: Workflow, words: str) -> None:
     with pytest.raises(PromptFailed, match=words):

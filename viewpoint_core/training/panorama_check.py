@@ -1,8 +1,8 @@
 """Is what is 2:1 a panorama? Its edges meet, its poles are smooth, nothing of it is black: told from small copies.
 
-Of 8 photographed and 15 drawn panoramas, at 5888 yaws and sizes, none is refused: where a door frame lies on the seam,
-their edges differ up to 9 times as much as neighbouring columns, yet in 38% of the rows at most. Of 576 flat pictures
-82% are.
+Measured by hand: of 8 photographed and 15 drawn panoramas, at 5888 yaws and sizes, none is refused. Where a door frame
+lies on the seam, their edges differ up to 9 times as much as neighbouring columns, yet in 38% of the rows at most. Of
+576 flat pictures 82% are.
 """
 
 from collections.abc import Sequence

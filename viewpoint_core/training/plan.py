@@ -9,6 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
+Buckets = Mapping[tuple[int, ...], Sequence[int]]  # clips by their latents' shape (t, h, w), as a cache lists them
+ALL_IMAGES = -1.0  # as a share: as many as the cache has
+
 
 def derive_seed(*parts: int | str) -> int:
     """A seed of 63 bits that depends on every part."""
@@ -23,10 +26,6 @@ def generator_for(*parts: int | str) -> torch.Generator:
 def shuffled(items: Sequence[int], generator: torch.Generator) -> list[int]:
     """The items in random order."""
     return [items[index] for index in torch.randperm(len(items), generator=generator).tolist()]
-
-
-Buckets = Mapping[tuple[int, ...], Sequence[int]]
-ALL_IMAGES = -1.0
 
 
 def one_pass(buckets: Buckets, size: int, generator: torch.Generator) -> list[list[int]]:

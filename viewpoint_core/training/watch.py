@@ -1,7 +1,7 @@
 """What a run shows while it trains: losses on held-out clips at fixed noise levels, and sample panoramas as video."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,14 +16,13 @@ from .flow_matching import add_noise, euler_sample, fixed_sigmas, flow_loss, sam
 from .known_view import View, known_channels, view_masks
 from .layouts import VIEWPOINT, faces_to_picture, to_erp
 from .loop import to_video
-from .plan import generator_for
+from .plan import Buckets, generator_for
 from .video_file import write_video
 from .wan import predict_velocity
 from .wan_vae import decode_latent
 
 FPS = 16
 SAMPLE_VIEW = View()  # 90 degrees straight ahead, the first of the paper's
-Buckets = Mapping[tuple[int, ...], Sequence[int]]  # clips by their latents' shape (t, h, w), as a cache lists them
 
 
 def spread(items: Sequence[int], count: int) -> list[int]:
