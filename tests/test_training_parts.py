@@ -1,7 +1,9 @@
 """Parts of the trainer: settings, averages, checkpoints, the memory estimate."""
 
 import argparse
+import fcntl
 import json
+import os
 import subprocess
 import sys
 from functools import partial
@@ -270,6 +272,30 @@ def test_a_disk_that_is_full_leaves_the_last_good_checkpoint(tmp_path: Path, lim
     assert "File too large" in result.stderr
     assert [entry.name for entry in (tmp_path / "checkpoints").iterdir()] == ["step_00000001"]
     assert state.gather_weights(state.newest_checkpoint(tmp_path)).keys() == trained()[0].state_dict().keys()
+
+
+class Windows:
+    """The module os, where it opens no folders, and flushes no file that is open for reading alone."""
+
+    name = "nt"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def open(self, path: Path, flags: int) -> int:
+        if Path(path).is_dir():
+            raise PermissionError(13, "Permission denied", str(path))
+        return os.open(path, flags)
+
+    def fsync(self, file: int) -> None:
+        if fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(9, "Bad file descriptor")
+        os.fsync(file)
+
+
+def test_a_checkpoint_is_saved_by_the_rules_of_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "os", Windows())
+    assert state.gather_weights(save(tmp_path, 3, trained())).keys() == trained()[0].state_dict().keys()
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:

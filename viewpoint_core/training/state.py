@@ -160,15 +160,16 @@ def publish(partial: Path, target: Path, facts: dict[str, Any]) -> None:
     """Flush a finished folder to the disk and give it its name."""
     (partial / FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
     for file in filter(Path.is_file, partial.rglob("*")):
-        with file.open("rb") as stream:
+        with file.open("rb+") as stream:  # Windows flushes no file that is open for reading alone
             os.fsync(stream.fileno())
     shutil.rmtree(target, ignore_errors=True)
     partial.replace(target)
-    parent = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(parent)
-    finally:
-        os.close(parent)
+    if os.name != "nt":  # which opens no folders
+        parent = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(parent)
+        finally:
+            os.close(parent)
 
 
 def read_facts(checkpoint: Path) -> dict[str, Any]:
