@@ -47,7 +47,8 @@ def opencv() -> Any:
         import cv2
     except ImportError as error:
         raise RuntimeError(
-            "estimating a camera needs OpenCV: pip install opencv-python in the Python that runs ComfyUI"
+            f"estimating a camera needs OpenCV, and it does not load ({error}). In the Python that runs ComfyUI: pip "
+            "install opencv-python, or opencv-python-headless where there is no display"
         ) from error
     return cv2
 
