@@ -9,18 +9,10 @@ import uuid
 from typing import Any, NamedTuple
 
 from scripts.build_locale import label
-from scripts.build_workflows import (
-    COLUMN_WIDTH,
-    LENGTH,
-    NODE_WIDTH,
-    NOTE_WIDTH,
-    WIDGET_TYPES,
-    Builder,
-    Slot,
-    read_object_info,
-    write_json,
-)
+from scripts.build_workflows import read_object_info, write_json
+from scripts.generation_graphs import LENGTH
 from scripts.host import ROOT
+from scripts.workflow_builder import COLUMN_WIDTH, NODE_WIDTH, NOTE_WIDTH, WIDGET_TYPES, Builder, Slot
 from scripts.workflow_graph import Graph, Link, Node
 
 SUBGRAPHS = ROOT / "subgraphs"

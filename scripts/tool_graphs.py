@@ -1,10 +1,10 @@
-"""Graphs of the workflows that need no ViewPoint model: upscaling, looking around, cubemaps."""
+"""Graphs of the workflows that need no ViewPoint model: upscaling, looking around, cubemaps, the map and back."""
 
 from collections.abc import Callable
 
+from scripts import stock_files
 from scripts.workflow_graph import Graph, Link, Node
 
-UPSCALER = "RealESRGAN_x4plus.safetensors"
 ERP_INPUT = """Input, in the `input` folder (or use the upload button):
 
 - `sample_erp.png`: an equirectangular RGB panorama, its width twice its height.
@@ -13,7 +13,7 @@ UPSCALE_NOTE = f"""# Map to a 4K panorama
 
 Model file, in the `models` folder of ComfyUI:
 
-- `upscale_models/{UPSCALER}`: any upscale model.
+- {stock_files.markdown(stock_files.UPSCALER)}: any upscale model.
 
 {ERP_INPUT}
 The model sees the map as upright views, not as an equirectangular picture, so no swirl is left at the poles. The
@@ -32,6 +32,15 @@ CUBEMAP_NOTE = f"""# Panorama to a cubemap and back
 No model. {ERP_INPUT}
 The six faces, to edit or to save, become a map and a panorama again, which is saved in `output/viewpoint`.
 """
+ERP_NOTE = """# Panorama to ViewPoint map and back
+
+No model. Input, in the `input` folder (or use the upload button):
+
+- `sample_erp.png`: an equirectangular RGB panorama, its width twice its height. A `width` of 1024 in the
+  ViewPointToERP node suits one of 1024 x 512.
+
+The panorama that went through the map is saved in `output/viewpoint`.
+"""
 FACES = ("front", "right", "back", "left", "up", "down")
 
 
@@ -48,7 +57,7 @@ def upscale_to_4k() -> Graph:
     upscale = {"viewpoint": Link("map", "viewpoint"), "upscale_model": Link("upscaler", "UPSCALE_MODEL")}
     nodes = {
         **source_map(),
-        "upscaler": Node("UpscaleModelLoader", {"model_name": UPSCALER}),
+        "upscaler": Node("UpscaleModelLoader", {"model_name": stock_files.UPSCALER.name}),
         "picture": Node("ViewPointUpscale", {**upscale, "erp_width": 4096}),
         "save": Node(
             "ViewPointSave360Image", {"erp": Link("picture", "erp"), "filename_prefix": "viewpoint/upscale_to_4k"}
@@ -101,8 +110,20 @@ def cubemap_roundtrip() -> Graph:
     return Graph(nodes, CUBEMAP_NOTE)
 
 
+def erp_roundtrip() -> Graph:
+    """A panorama to the map and back."""
+    nodes = {
+        "load": Node("LoadImage", {"image": "sample_erp.png"}),
+        "map": Node("ViewPointFromERP", {"erp": Link("load", "IMAGE"), "map_size": 736}),
+        "erp": Node("ViewPointToERP", {"viewpoint": Link("map", "viewpoint"), "width": 1024}),
+        "save": Node("SaveImage", {"images": Link("erp", "erp"), "filename_prefix": "viewpoint/erp_roundtrip"}),
+    }
+    return Graph(nodes, ERP_NOTE)
+
+
 TOOL_GRAPHS: dict[str, Callable[[], Graph]] = {
     "upscale_to_4k": upscale_to_4k,
     "reframe": reframe,
     "cubemap_roundtrip": cubemap_roundtrip,
+    "erp_roundtrip": erp_roundtrip,
 }

@@ -1,4 +1,4 @@
-"""Rebuilds the tiny ViewPoint model that ships with the pack, by the trainer's own commands.
+"""Trains a tiny ViewPoint model from nothing, in place of the one that ships, by the trainer's own commands.
 
     python scripts/train_tiny.py [--folder build/tiny] [--budget cpu|gpu] [--until STEP]
 

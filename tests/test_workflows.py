@@ -220,6 +220,17 @@ def test_the_saved_prompt_that_is_loaded_is_the_first_that_the_same_workflow_sav
     assert ("autumn forest" in nodes[source]["inputs"]["text"]) == (prompt == "positive")
 
 
+@pytest.mark.parametrize("name", GRAPHS)
+def test_the_editor_is_told_where_missing_stock_files_are(name: str) -> None:
+    loaders = {"VAELoader": "vae", "CLIPLoader": "text_encoders", "UpscaleModelLoader": "upscale_models"}
+    for node in graph_nodes(read_editor(name)):
+        if node["type"] in loaders and not (file := node["widgets_values"][0]).startswith("viewpoint_"):
+            (model,) = node["properties"]["models"]
+            assert (model["name"], model["directory"]) == (file, loaders[node["type"]])
+            assert re.fullmatch(rf"https://\S+/{re.escape(file)}", model["url"])
+            assert f"({model['url']})" in note_text(read_editor(name))
+
+
 def test_every_workflow_has_a_small_square_picture_of_its_own() -> None:
     described = {file.stem for file in WORKFLOWS.glob("*.json")} | set(GRAPHS)
     pictures = list(WORKFLOWS.glob("*.jpg"))
