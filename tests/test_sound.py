@@ -76,3 +76,31 @@ def test_of_ambisonic_sound_the_part_from_all_around_is_kept(tmp_path: Path, lay
     assert sound is not None
     assert sound[0].shape == (1, 24000)
     assert float(sound[0][:, 4800:].abs().max()) == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "rate", "least_db"),
+    [(".mkv", "pcm_s16le", 44100, 80), (".mkv", "aac", 48000, 18), (".mp4", "aac", 48000, 18)],
+)
+@pytest.mark.parametrize("begin", [0.0, 0.71])
+def test_a_tone_has_no_joints(
+    tmp_path: Path, suffix: str, codec: str, rate: int, least_db: float, begin: float
+) -> None:
+    """Matroska's time stamps are whole milliseconds: placed by them, each frame overlaps the last or leaves a gap."""
+    file, tone = tmp_path / f"a{suffix}", 0.5 * np.sin(np.arange(3 * rate) / rate * 2 * np.pi * 440)
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream(codec, rate=rate, layout="mono")
+        resampler = av.AudioResampler(format=stream.format, layout="mono", rate=rate, frame_size=1024)
+        frame = av.AudioFrame.from_ndarray(tone.astype(np.float32)[None], format="flt", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
+        for part in [*resampler.resample(frame), *resampler.resample(None)]:
+            container.mux(stream.encode(part))
+        container.mux(stream.encode(None))
+    sound = read_sound(file, begin, 2.0)
+    assert sound is not None
+    assert sound[0].shape == (1, 2 * rate)
+    heard = sound[0][0, 4800:].numpy()  # an encoder fades in
+    turn = (np.arange(len(heard)) + 4800) / rate * 2 * np.pi * 440
+    waves = np.stack([np.sin(turn), np.cos(turn)], axis=1)
+    away = heard - waves @ np.linalg.lstsq(waves, heard, rcond=None)[0]
+    assert 10 * np.log10((heard**2).mean() / (away**2).mean()) > least_db

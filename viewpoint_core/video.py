@@ -1,5 +1,6 @@
 """Video files: pictures by time, upright and in the right colours, and the sound beside them."""
 
+import math
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
@@ -288,13 +289,21 @@ def mix_of(layout: AudioLayout) -> Mix:
 def decode_sound(
     container: InputContainer, stream: AudioStream, begin: float, seconds: float
 ) -> tuple[Tensor, int] | None:
-    """What `read_sound` gives, of an open file. Raises FFmpegError for damage."""
+    """What `read_sound` gives, of an open file. Raises FFmpegError for damage.
+
+    A frame follows the last one without a joint where its time stamp allows it: Matroska counts in whole milliseconds.
+    """
     rate, mix = stream.rate, mix_of(stream.layout)
+    tolerance = math.ceil(stream.time_base * rate) + 1
     resampler = AudioResampler(format=mix.format, layout=mix.layout, rate=rate)
     sound, end = np.zeros((mix.channels, round(seconds * rate)), np.float32), 0
     container.seek(max(0, int((begin - SEEK_SECONDS) / stream.time_base)), stream=stream, backward=True)
+    due: int | None = None
     for frame in container.decode(stream):
         first = round((float(frame.time or 0) - begin) * rate)
+        if due is not None and abs(first - due) <= tolerance:
+            first = due
+        due = first + frame.samples
         if first >= sound.shape[1]:
             break
         parts = [part.to_ndarray().reshape(-1, part.layout.nb_channels).T for part in resampler.resample(frame)]
