@@ -21,7 +21,8 @@ import torch
 from comfy.cli_args import args
 from comfy_api.latest import io
 
-from ..viewpoint_core.checkpoint import read_header, schedule_from_metadata
+from ..viewpoint_core.checkpoint import schedule_from_metadata
+from ..viewpoint_core.safetensors_file import read_header
 
 
 def host_class(module: str, name: str) -> type | None:

@@ -26,15 +26,14 @@ from tests.checkpoints import (
     write_single,
 )
 from viewpoint_core.checkpoint import (
-    CHUNK,
     PATCH_EMBEDDING,
     inflate_checkpoint,
     original_key,
     read_checkpoint,
     schedule_from_metadata,
-    stored_chunks,
 )
 from viewpoint_core.inflate import main
+from viewpoint_core.safetensors_file import CHUNK, stored_chunks
 from viewpoint_core.wan_attention import perspective_blocks
 
 REPO = Path(__file__).parents[1]

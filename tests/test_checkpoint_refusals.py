@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from tests.checkpoints import INDEX, LAYOUTS, inflate, stock, write_header, write_index, write_shards, write_single
-from viewpoint_core.checkpoint import MAX_HEADER, PATCH_EMBEDDING, read_checkpoint, read_header
+from viewpoint_core.checkpoint import PATCH_EMBEDDING, read_checkpoint
+from viewpoint_core.safetensors_file import MAX_HEADER, read_header
 
 FIRST_SHARD = "model-00001-of-00003.safetensors"
 ENTRY = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, safe_open, save_file
 from scripts.tiny_models import dit_shapes, tiny_weights
 from tests.host_process import check_names, outcomes
 from viewpoint_core import export
-from viewpoint_core.checkpoint import METADATA_BLOCKS, original_key, read_header, viewpoint_metadata
+from viewpoint_core.checkpoint import METADATA_BLOCKS, original_key, viewpoint_metadata
+from viewpoint_core.safetensors_file import read_header
 from viewpoint_core.training import lora, wan
 from viewpoint_core.training.ema import trained_parameters
 from viewpoint_core.training.state import collect_tensors, save_state, write_tensors

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from scripts.tiny_models import dit_shapes, tiny_weights, vae_shapes, write_vae
 from tests.host_process import check_names, outcomes
-from viewpoint_core.checkpoint import StoredTensor, original_key, read_checkpoint, viewpoint_metadata
+from viewpoint_core.checkpoint import original_key, read_checkpoint, viewpoint_metadata
+from viewpoint_core.safetensors_file import StoredTensor
 from viewpoint_core.training import lora, wan, wan_vae
 
 REPO = Path(__file__).parents[1]

@@ -3,14 +3,10 @@
 import json
 import math
 import re
-import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
-from operator import index
 from pathlib import Path, PureWindowsPath
-from typing import Any
 
-from .replacing import replacing
+from .safetensors_file import Entry, StoredTensor, read_header, stored_chunks, write_entries
 from .wan_attention import format_schedule, perspective_blocks
 
 PATCH_EMBEDDING = "patch_embedding.weight"
@@ -18,8 +14,6 @@ PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
 METADATA_BLOCKS = "viewpoint.perspective_blocks"
 METADATA_IN_DIM = "viewpoint.in_dim"
 METADATA_VERSION = "viewpoint.version"
-CHUNK = 1 << 24
-MAX_HEADER = 100 * 1024 * 1024
 
 DIFFUSERS_TO_ORIGINAL = (
     (r"^condition_embedder\.time_embedder\.linear_1\.", "time_embedding.0."),
@@ -45,54 +39,6 @@ def original_key(key: str) -> str:
     for pattern, name in DIFFUSERS_TO_ORIGINAL:
         key = re.sub(pattern, name, key)
     return key
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """A tensor as it lies in a safetensors file: where its bytes are and what they mean."""
-
-    file: Path
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    size: int
-
-
-def stored_tensor(file: Path, name: str, entry: Any, data_start: int) -> StoredTensor:
-    """The tensor that a header's entry describes. Raises ValueError unless its bytes are as many as its shape needs."""
-    try:
-        dtype, shape = str(entry["dtype"]), tuple(map(index, entry["shape"]))
-        start, end = map(index, entry["data_offsets"])
-        bits = int(next(iter(re.findall(r"\d+", dtype)), 8))  # F32, BF16, F8_E4M3, ...; BOOL takes 8
-        fits = 0 <= start and min(shape, default=0) >= 0 and (end - start) * 8 == math.prod(shape) * bits
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{file} is damaged: its header does not describe {name}") from error
-    if not fits:
-        raise ValueError(f"{file} is damaged: {name}, {dtype} {shape}, does not fit its bytes {start} to {end}")
-    return StoredTensor(file, dtype, shape, data_start + start, end - start)
-
-
-def read_header(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file, without reading its weights. Raises ValueError for a damaged file."""
-    length = file.stat().st_size
-    with file.open("rb") as stream:
-        prefix = stream.read(8)
-        header_size = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else MAX_HEADER
-        if header_size > min(MAX_HEADER, length - 8):
-            raise ValueError(f"{file} is not a safetensors file, or it is cut short")
-        try:
-            header = json.loads(stream.read(header_size))
-        except ValueError as error:
-            raise ValueError(f"{file} is not a safetensors file: its header is not JSON") from error
-    metadata = header.pop("__metadata__", {}) if isinstance(header, dict) else None
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise ValueError(f"{file} is not a safetensors file: its header is not a table of tensors")
-    tensors = {name: stored_tensor(file, name, entry, 8 + header_size) for name, entry in header.items()}
-    for name, tensor in tensors.items():
-        end = tensor.start + tensor.size
-        if end > length:
-            raise ValueError(f"{file} is cut short: {name} ends at byte {end}, the file at byte {length}")
-    return tensors, metadata
 
 
 def index_files(file: Path) -> list[Path]:
@@ -178,43 +124,20 @@ def inflated_chunks(tensor: StoredTensor, channels: int) -> Iterator[bytes]:
         yield chunk + zeros
 
 
-def stored_chunks(tensor: StoredTensor, chunk: int = CHUNK) -> Iterator[bytes]:
-    """A stored tensor's bytes, in order, at most `chunk` at a time."""
-    with tensor.file.open("rb") as stream:
-        stream.seek(tensor.start)
-        left = tensor.size
-        while left:
-            data = stream.read(min(chunk, left))
-            if not data:
-                raise ValueError(f"{tensor.file} is cut short")
-            left -= len(data)
-            yield data
-
-
 def write_checkpoint(
     tensors: dict[str, StoredTensor], channels: int, metadata: dict[str, str], target: Path
 ) -> Iterator[int]:
-    """Stream tensors into one safetensors file, the patch embedding widened; yields the bytes written so far.
+    """Stream tensors into one safetensors file, the patch embedding widened; yields the bytes written so far."""
+    yield from write_entries([entry_of(name, tensor, channels) for name, tensor in tensors.items()], metadata, target)
 
-    Written under a temporary name and renamed when whole, so that a full disk or a cancelled run leaves no half file.
-    """
-    header: dict[str, object] = {"__metadata__": metadata}
-    position = 0
-    for name, tensor in tensors.items():
-        shape, size = list(tensor.shape), tensor.size
-        if name == PATCH_EMBEDDING:
-            size, shape[1] = size // shape[1] * channels, channels
-        header[name] = {"dtype": tensor.dtype, "shape": shape, "data_offsets": [position, position + size]}
-        position += size
-    encoded = json.dumps(header).encode()
-    encoded += b" " * (-len(encoded) % 8)
-    with replacing(target) as partial, partial.open("wb") as stream:
-        stream.write(struct.pack("<Q", len(encoded)) + encoded)
-        for name, tensor in tensors.items():
-            chunks = inflated_chunks(tensor, channels) if name == PATCH_EMBEDDING else stored_chunks(tensor)
-            for chunk in chunks:
-                stream.write(chunk)
-            yield stream.tell()
+
+def entry_of(name: str, tensor: StoredTensor, channels: int) -> Entry:
+    """What is written of a tensor: its bytes, the patch embedding's with zero columns."""
+    if name != PATCH_EMBEDDING:
+        return Entry(name, tensor.dtype, tensor.shape, tensor.size, lambda: stored_chunks(tensor))
+    dim, stock, *rest = tensor.shape
+    size = tensor.size // stock * channels
+    return Entry(name, tensor.dtype, (dim, channels, *rest), size, lambda: inflated_chunks(tensor, channels))
 
 
 def viewpoint_metadata(blocks: tuple[int, ...], in_dim: int) -> dict[str, str]:

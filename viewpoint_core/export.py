@@ -15,11 +15,11 @@ from .checkpoint import (
     checkpoint_files,
     original_key,
     read_checkpoint,
-    read_header,
     schedule_from_metadata,
     viewpoint_metadata,
 )
 from .replacing import replace_text
+from .safetensors_file import read_header
 from .training.lora import COMFY_PREFIX, PATCH, comfy_lora
 from .training.state import AVERAGE, FACTS, gather_weights, newest_checkpoint, read_facts, stored_tensors
 from .training.wan import empty_transformer, transformer_config, transformer_source

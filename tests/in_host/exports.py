@@ -29,7 +29,7 @@ from parity import (
 import folder_paths
 from pack.nodes.host import input_channels
 from pack.viewpoint_core import export
-from pack.viewpoint_core.checkpoint import read_header
+from pack.viewpoint_core.safetensors_file import read_header
 from pack.viewpoint_core.training import lora
 from pack.viewpoint_core.training.weights import lazy, write_safetensors
 

@@ -22,9 +22,9 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..checkpoint import read_header
 from ..conditioning import SPATIAL_COMPRESSION, latent_frames
 from ..replacing import replace_bytes, replace_text
+from ..safetensors_file import read_header
 from .clips import ClipSpec
 from .fingerprint import Fingerprint, read_fingerprint
 from .layouts import VIEWPOINT, picture_size

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, UMT5EncoderModel
 
-from ..checkpoint import checkpoint_files, read_header
+from ..checkpoint import checkpoint_files
+from ..safetensors_file import read_header
 from .fingerprint import hash_tensors
 from .wan import TEXT_TOKENS
 

@@ -14,7 +14,8 @@ from diffusers import WanTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from torch import Tensor, nn
 
-from ..checkpoint import PATCH_EMBEDDING, StoredTensor, original_key, read_checkpoint, schedule_from_metadata
+from ..checkpoint import PATCH_EMBEDDING, original_key, read_checkpoint, schedule_from_metadata
+from ..safetensors_file import StoredTensor
 from ..wan_attention import (
     check_token_grid,
     format_schedule,

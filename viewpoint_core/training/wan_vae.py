@@ -10,8 +10,9 @@ from accelerate import init_empty_weights
 from diffusers import AutoencoderKLWan
 from torch import Tensor
 
-from ..checkpoint import StoredTensor, checkpoint_files, read_header
+from ..checkpoint import checkpoint_files
 from ..conditioning import SPATIAL_COMPRESSION, check_length
+from ..safetensors_file import StoredTensor, read_header
 from .weights import load_stored
 
 DIFFUSERS_FOLDER = "vae"

@@ -1,16 +1,14 @@
 """Weights between safetensors files and modules: read under other names, written a tensor at a time."""
 
-import json
-import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import StoredTensor
-from ..replacing import replacing
+from ..safetensors_file import Entry, StoredTensor, write_entries
 
 STORED_DTYPES = {
     "F64": torch.float64,
@@ -69,32 +67,21 @@ def lazy_stored(stored: StoredTensor, dtype: torch.dtype | None = None) -> LazyT
 
 
 def write_safetensors(tensors: Mapping[str, LazyTensor], metadata: dict[str, str], target: Path) -> Iterator[int]:
-    """Write a safetensors file, one tensor in memory at a time; yields the bytes written so far.
-
-    Written under a temporary name and renamed when whole, so that a full disk or a stopped run leaves no half file.
-    """
+    """Write a safetensors file, one tensor in memory at a time; yields the bytes written so far."""
     # wide types first, which is what keeps every tensor aligned
     order = sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize)
-    header: dict[str, object] = {"__metadata__": metadata}
-    position = 0
-    for name, tensor in order:
-        offsets = [position, position + tensor.size]
-        header[name] = {"dtype": DTYPE_NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
-        position += tensor.size
-    encoded = json.dumps(header).encode()
-    encoded += b" " * (-len(encoded) % 8)
-    with replacing(target) as partial, partial.open("wb") as stream:
-        stream.write(struct.pack("<Q", len(encoded)) + encoded)
-        for name, tensor in order:
-            stream.write(tensor_bytes(tensor, name))
-            yield stream.tell()
+    entries = [
+        Entry(name, DTYPE_NAMES[tensor.dtype], tensor.shape, tensor.size, partial(tensor_chunks, tensor, name))
+        for name, tensor in order
+    ]
+    yield from write_entries(entries, metadata, target)
 
 
-def tensor_bytes(tensor: LazyTensor, name: str) -> memoryview:
-    """The bytes of a tensor, after checking that it is what the header announced."""
+def tensor_chunks(tensor: LazyTensor, name: str) -> Iterator[memoryview]:
+    """The bytes of a tensor in one, after checking that it is what the header announced."""
     values = tensor.read()
     assert (tuple(values.shape), values.dtype) == (tensor.shape, tensor.dtype), name
-    return memoryview(values.contiguous().reshape(-1).view(torch.uint8).numpy())
+    yield memoryview(values.contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
 def load_stored(
