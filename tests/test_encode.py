@@ -228,7 +228,7 @@ def test_a_second_run_repeats_nothing(finished: tuple[Studio, Path], capsys: pyt
     before = changed(cache)
     assert encode(studio, cache) == 0
     assert changed(cache) == before
-    assert "11 clips; 0 broken" in capsys.readouterr().out
+    assert "11 clips; 0 broken, 0 items too short" in capsys.readouterr().out
 
 
 def run_and_stop(command: list[str], cache: Path, number: signal.Signals, after: int) -> int:
@@ -482,6 +482,22 @@ def test_items_that_are_too_short_are_named_and_the_rest_goes_on(
     said = capsys.readouterr().err
     assert "frames: it is too short: 7 frames at 16 fps are 7 at 16 fps; expected 9" in said
     assert len(CachedClips(tmp_path / "cache")) == 2 * 2 + 2
+
+
+@pytest.mark.slow
+def test_processes_of_a_launcher_finish_though_items_are_broken_and_short(studio: Studio, tmp_path: Path) -> None:
+    """Length 9 is too much for the folder of frames, and the video ends too early."""
+    write_video(studio.manifest.parent / "v.mp4", 9, fps=30)
+    cut_short(studio.manifest.parent / "a.png", 0.5)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "viewpoint_core.encode", *arguments(studio, tmp_path / "cache", length=9)]
+    done = subprocess.run(command, cwd=REPO, timeout=200, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "a.png: the image cannot be read" in done.stderr
+    assert "it is too short: 7 frames" in done.stderr
+    clips = CachedClips(tmp_path / "cache")
+    assert {row["source"] for row in clips.rows} == {"b.png"}
+    assert {key.split("-")[0] for key in clips.broken} == {"a", "v"}
 
 
 @contextmanager

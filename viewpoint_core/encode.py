@@ -47,8 +47,9 @@ as they are. A clip at 736 and 49 frames takes 25 to 40 MB on disk.
 Run it again to go on after a stop, to add items or variants, or to try broken items once more: what is finished is not
 repeated. Several processes share the work with --shard 0/4 ... 3/4, or started by torchrun or accelerate launch.
 
-Exit status: 0 if all is encoded, 1 if some items are broken (reported by name, the others are encoded), 2 for bad
-options, a cache that was made with other settings, or a full disk; 130 when stopped by Ctrl-C.
+Exit status: 0 if all is encoded, 1 if some items are broken or too short (reported by name, the others are encoded),
+2 for bad options, a cache that was made with other settings, or a full disk; 130 when stopped by Ctrl-C. Under torchrun
+or accelerate launch, 0 for broken and short items too: a launcher ends all processes where one gives another status.
 """
 
 
@@ -201,7 +202,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--clips", type=int, default=0, help="at most so many clips of an item, spread over it; 0: all that fit [0]")
     add("--no-mirror", dest="mirror", action="store_false", help="only turn, for captions that say left or right")
     add("--seed", type=int, default=0, help="of the variants [0]")
-    add("--shard", default=default_shard(), metavar="I/N", help="this process's share [RANK/WORLD_SIZE, or 0/1]")
+    add("--shard", metavar="I/N", help="this process's share [RANK/WORLD_SIZE, or 0/1]")
     add("--workers", type=int, default=2, help="clips drawn at the same time [2]")
     add("--device", default=default_device(), help="where it runs [%(default)s]")
     add("--dtype", choices=DTYPES, default="float32", help="in which the VAE computes [float32]")
@@ -251,7 +252,8 @@ def warn_of_missing_captions(specs: Sequence[ClipSpec], manifest: Path) -> None:
 
 def encode(options: argparse.Namespace) -> int:
     """Plan, encode texts, then clips; the exit status."""
-    options.shard = parse_shard(options.shard)
+    launched = options.shard is None and "RANK" in os.environ
+    options.shard = parse_shard(default_shard() if options.shard is None else options.shard)
     check_options(options)
     items = read_manifest(options.manifest)
     if options.no_text:
@@ -272,8 +274,9 @@ def encode(options: argparse.Namespace) -> int:
         encode_texts(options, (spec.item.caption for spec in specs), fingerprint)
     broken = encode_clips(options, specs, fingerprint)
     share = f" (share {index}/{count})" if count > 1 else ""
-    print(f"{options.cache}{share}: {len(specs[index::count]) - len(broken)} clips; {len(broken)} broken")
-    return 1 if broken or short else 0
+    left_out = f"{len(broken)} broken, {len(short[index::count])} items too short"
+    print(f"{options.cache}{share}: {len(specs[index::count]) - len(broken)} clips; {left_out}")
+    return 1 if (broken or short) and not launched else 0
 
 
 def main(arguments: list[str] | None = None) -> int:
