@@ -39,6 +39,11 @@ from .views import FACE_YAW_PITCH
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 NO_TEXT = "none"
 TEXT_DIM = 4096  # of Wan's text encoder
+OUT_OF_MEMORY = (
+    "the device's memory is full; what is finished stays. Free it of other programs, or take --dtype bfloat16 (with "
+    "--text-encoder also --text-dtype bfloat16), --workers 1, or a smaller --map-size or --length, which with --dtype "
+    "make another cache"
+)
 EPILOG = """\
 Every video gives as many clips as fit into it, each in several variants (random yaw, mirror and shift in time; the
 first variant is the panorama as it is); every image gives one picture in as many variants. Held-out items are encoded
@@ -48,8 +53,9 @@ Run it again to go on after a stop, to add items or variants, or to try broken i
 repeated. Several processes share the work with --shard 0/4 ... 3/4, or started by torchrun or accelerate launch.
 
 Exit status: 0 if all is encoded, 1 if some items are broken or too short (reported by name, the others are encoded),
-2 for bad options, a cache that was made with other settings, or a full disk; 130 when stopped by Ctrl-C. Under torchrun
-or accelerate launch, 0 for broken and short items too: a launcher ends all processes where one gives another status.
+2 for bad options, a cache that was made with other settings, a full disk or full memory; 130 when stopped by Ctrl-C.
+Under torchrun or accelerate launch, 0 for broken and short items too: a launcher ends all its processes where one gives
+another status.
 """
 
 
@@ -122,15 +128,18 @@ def unfinished(options: argparse.Namespace, specs: Sequence[ClipSpec], fingerpri
 
 
 def encode_clip(vae: AutoencoderKLWan, packed: MapFile, masks: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The latent (C, t, h, w) of a clip's map, and that of each face's known view, by their names in the cache.
+    """The latent (C, t, h, w) of a clip's map, and that of each face's known view, by their names in the cache: one
+    video at a time, for the memory it takes.
 
     masks: of these faces' views. Raises ValueError where a latent is not finite.
     """
-    video = map_to_video(packed.pixels.to(vae.device))
-    known = [known_video(video[None], mask[None])[0] for mask in masks.values()]
-    latents = encode_video(vae, torch.stack([video, *known]))
-    check_finite(latents, "latent")
-    return dict(zip(["latent", *map(known_name, masks)], latents, strict=True))
+    video = map_to_video(packed.pixels.to(vae.device))[None]
+    latents = {"latent": encode_video(vae, video)[0]}
+    for face, mask in masks.items():
+        latents[known_name(face)] = encode_video(vae, known_video(video, mask[None]))[0]
+    for latent in latents.values():
+        check_finite(latent, "latent")
+    return latents
 
 
 def encode_clips(options: argparse.Namespace, specs: Sequence[ClipSpec], fingerprint: Fingerprint) -> list[Problem]:
@@ -286,6 +295,9 @@ def main(arguments: list[str] | None = None) -> int:
         return encode(options)
     except (ValueError, OSError) as error:
         print(f"encode: {error}", file=sys.stderr)
+        return 2
+    except torch.OutOfMemoryError as error:
+        print(f"encode: {OUT_OF_MEMORY} ({str(error).splitlines()[0]})", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("encode: stopped; start it again to go on", file=sys.stderr)
