@@ -66,7 +66,7 @@ class Run:
     empty_text: Tensor
     facts: dict[str, Any]
     position: dict[str, Any]
-    epoch_length: int
+    epoch_length: float
     step: int = 0
     samples: int = 0
     stop: bool = False
