@@ -42,6 +42,7 @@ ERP_WIDTH, MAP_SIZE = 384, 256
 LENGTH = 9
 COMPARED_SCENES = 32
 PRESET = "tiny_viewpoint"
+STOPPED = 130  # status of the trainer's commands where Ctrl-C ended them
 SHRINK = 2  # a panorama is turned at twice the clip's width, then averaged
 
 
@@ -130,10 +131,12 @@ class StepError(RuntimeError):
     """A command of the trainer ended with an error, which it has printed."""
 
 
-def call(command: Callable[[list[str]], int], *flags: object, ok: Sequence[int] = (0,)) -> None:
-    """Run one of the trainer's commands."""
+def call(command: Callable[[list[str]], int], *flags: object) -> None:
+    """Run one of the trainer's commands. Raises KeyboardInterrupt where it was stopped: it heeds the signal itself."""
     code = command([str(flag) for flag in flags])
-    if code not in ok:
+    if code == STOPPED:
+        raise KeyboardInterrupt
+    if code:
         raise StepError(f"{command.__module__} ended with status {code}")
 
 
@@ -309,14 +312,14 @@ STEPS = {
 }
 
 
-def main() -> int:
-    """Command line."""
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; 0, 1 where a step fails, 130 where it is stopped."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     has_gpu = torch.cuda.is_available()
     parser.add_argument("--folder", type=Path, help="where to work (build/tiny, with the gpu budget build/tiny_gpu)")
     parser.add_argument("--budget", choices=BUDGETS, default="gpu" if has_gpu else "cpu", help="how much to do")
     parser.add_argument("--until", choices=STEPS, default="export", help="the last step (export)")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     folder = options.folder or ROOT / "build" / ("tiny" if options.budget == "cpu" else f"tiny_{options.budget}")
     try:
         for name, step in STEPS.items():
@@ -326,6 +329,9 @@ def main() -> int:
     except (StepError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return STOPPED
     return 0
 
 

@@ -14,11 +14,14 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from diffusers import AutoencoderKLWan
 from safetensors.torch import load_file
+from torch import Tensor
 
 from scripts.tiny_models import write_vae
 from tests.panorama_files import HEIGHT, WIDTH, cut_short, write_frames, write_image, write_video
 from tests.text_encoder import DIM, write_text_encoder
+from viewpoint_core import encode as program
 from viewpoint_core.encode import main, parse_shard
 from viewpoint_core.training.cache import CachedClips, read_map, text_key
 from viewpoint_core.training.clips import Sampling, load_map, map_to_video, plan_clips
@@ -157,10 +160,43 @@ def test_a_faces_known_latent_is_the_vaes_of_the_map_where_only_its_view_is_know
         expected = encode_video(vae, known_video(video, view_mask(View(90), SIZE)[None]))[0]
         item = shown.item(index)
         assert item["known"].keys() == {"R"}
-        torch.testing.assert_close(item["known"]["R"], expected, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(item["latent"], encode_video(vae, video)[0], rtol=1e-5, atol=1e-5)
+        assert torch.equal(item["known"]["R"], expected)
+        assert torch.equal(item["latent"], encode_video(vae, video)[0])
     with pytest.raises(ValueError, match=r"known views of FR; expected those of FB"):
         CachedClips(tmp_path / "cache", known="FB")
+
+
+@pytest.fixture
+def batches_seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many videos the VAE was given each time."""
+    seen: list[int] = []
+
+    def watched(vae: AutoencoderKLWan, video: Tensor) -> Tensor:
+        seen.append(len(video))
+        return encode_video(vae, video)
+
+    monkeypatch.setattr(program, "encode_video", watched)
+    return seen
+
+
+def test_known_views_take_no_more_memory_than_the_clip(studio: Studio, tmp_path: Path, batches_seen: list[int]) -> None:
+    """One video in the VAE at a time, of 11 clips with four views each."""
+    assert encode(studio, tmp_path / "cache", known="FRBL", text_encoder=None) == 0
+    assert batches_seen == [1] * 11 * 5
+
+
+def test_full_memory_ends_it_with_what_to_do(
+    studio: Studio, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(vae: AutoencoderKLWan, video: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4 GiB.\nSee the documentation")
+
+    monkeypatch.setattr(program, "encode_video", full)
+    assert encode(studio, tmp_path / "cache", text_encoder=None) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("encode: the device's memory is full;")
+    assert "take --dtype bfloat16" in said
+    assert said.endswith("(CUDA out of memory. Tried to allocate 4 GiB.)")
 
 
 def test_a_cache_does_not_mix_clips_with_and_without_known_views(
@@ -228,7 +264,7 @@ def test_a_second_run_repeats_nothing(finished: tuple[Studio, Path], capsys: pyt
     before = changed(cache)
     assert encode(studio, cache) == 0
     assert changed(cache) == before
-    assert "11 clips; 0 broken" in capsys.readouterr().out
+    assert "11 clips; 0 broken, 0 items too short" in capsys.readouterr().out
 
 
 def run_and_stop(command: list[str], cache: Path, number: signal.Signals, after: int) -> int:
@@ -482,6 +518,22 @@ def test_items_that_are_too_short_are_named_and_the_rest_goes_on(
     said = capsys.readouterr().err
     assert "frames: it is too short: 7 frames at 16 fps are 7 at 16 fps; expected 9" in said
     assert len(CachedClips(tmp_path / "cache")) == 2 * 2 + 2
+
+
+@pytest.mark.slow
+def test_processes_of_a_launcher_finish_though_items_are_broken_and_short(studio: Studio, tmp_path: Path) -> None:
+    """Length 9 is too much for the folder of frames, and the video ends too early."""
+    write_video(studio.manifest.parent / "v.mp4", 9, fps=30)
+    cut_short(studio.manifest.parent / "a.png", 0.5)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "viewpoint_core.encode", *arguments(studio, tmp_path / "cache", length=9)]
+    done = subprocess.run(command, cwd=REPO, timeout=200, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "a.png: the image cannot be read" in done.stderr
+    assert "it is too short: 7 frames" in done.stderr
+    clips = CachedClips(tmp_path / "cache")
+    assert {row["source"] for row in clips.rows} == {"b.png"}
+    assert {key.split("-")[0] for key in clips.broken} == {"a", "v"}
 
 
 @contextmanager

@@ -53,11 +53,30 @@ def test_epochs_with_few_images_go_on_through_all_of_them() -> None:
     assert counts == dict.fromkeys(range(100, 130), 1), "3 batches of 2 in each of 5 epochs"
 
 
-@pytest.mark.parametrize("first", [0, 1, 8, 9, 10, 31])
-def test_a_plan_with_a_share_of_images_goes_on_anywhere(first: int) -> None:
+def test_a_share_of_less_than_a_batch_an_epoch_is_carried_over_to_later_ones() -> None:
+    """50 videos on 8 processes are 7 batches; 5% of images are 7/19 of a batch: 7 in 19 epochs."""
+    buckets = {(1, 2, 2): list(range(100, 130)), (3, 2, 2): list(range(50))}
+    epochs = [epoch_batches(buckets, 8, 0, epoch, 0.05) for epoch in range(38)]
+    images = [sum(min(batch) >= 100 for batch in batches) for batches in epochs]
+    assert set(images) == {0, 1}
+    assert sum(images) == 14
+    assert sum(images[:19]) == 7
+    assert batches_an_epoch(buckets, 8, 0.05) == pytest.approx(7 / 0.95)
+    assert list(islice(batches_from(buckets, 8, 0, 0, 0.05), sum(map(len, epochs)))) == sum(epochs, [])
+
+
+def test_the_share_of_a_decimal_number_is_exact() -> None:
+    """A fifth of the batches beside 8 of videos are 2 in every epoch, though no float is 0.2."""
+    buckets = {(1, 2, 2): list(range(100, 130)), (3, 2, 2): list(range(16))}
+    assert {len(epoch_batches(buckets, 2, 0, epoch, 0.2)) for epoch in range(50)} == {10}
+
+
+@pytest.mark.parametrize("share", [1 / 3, 0.05, 0.4])
+@pytest.mark.parametrize("first", [0, 1, 6, 8, 9, 10, 31])
+def test_a_plan_with_a_share_of_images_goes_on_anywhere(first: int, share: float) -> None:
     buckets = {(1, 2, 2): list(range(100, 107)), (3, 2, 2): list(range(12))}
-    whole = list(islice(batches_from(buckets, 2, 3, 0, 1 / 3), 60))
-    assert list(islice(batches_from(buckets, 2, 3, first, 1 / 3), 60 - first)) == whole[first:]
+    whole = list(islice(batches_from(buckets, 2, 3, 0, share), 60))
+    assert list(islice(batches_from(buckets, 2, 3, first, share), 60 - first)) == whole[first:]
 
 
 def test_a_share_of_images_counts_only_where_there_are_videos_too() -> None:

@@ -141,6 +141,27 @@ def test_any_folder_gives_images_videos_and_frames_with_captions_of_every_kind(t
     assert not ADAPTERS["folder"](root).problems
 
 
+def test_the_caption_beside_a_video_and_its_thumbnail_is_the_videos(tmp_path: Path) -> None:
+    """Thumbnails of every kind are left out by name, but for one that a table names."""
+    for name in ("clip1.webp", "clip2.jpg", "clip3.png", "photo.png"):
+        write_image(tmp_path / name)
+    for name in ("clip1.mp4", "clip2.mkv", "clip3.webm"):
+        (tmp_path / name).write_bytes(b"not decoded here")
+    (tmp_path / "clip1.txt").write_text("A street.")
+    (tmp_path / "photo.txt").write_text("A photo.")
+    (tmp_path / "table.csv").write_text("path,caption\nclip2,A lake.\nclip3.png,A still.\n")
+    found = ADAPTERS["folder"](tmp_path)
+    assert {candidate.path.name: candidate.caption for candidate in found.candidates} == {
+        "clip1.mp4": "A street.",
+        "clip2.mkv": "A lake.",
+        "clip3.png": "A still.",
+        "clip3.webm": "",
+        "photo.png": "A photo.",
+    }
+    assert [Path(problem.name).name for problem in found.problems] == ["clip1.webp", "clip2.jpg"]
+    assert "left out: beside a video of its name" in reasons(found)
+
+
 def test_the_frames_option_takes_every_folder_of_images_for_a_clip(tmp_path: Path) -> None:
     root = tmp_path / "mine"
     write_frames(root / "walk", 100)

@@ -119,12 +119,44 @@ def test_asked_to_stop_with_its_workers_it_ends_with_a_checkpoint_and_goes_on(
         assert process.poll() is None
         time.sleep(0.05)
     os.killpg(process.pid, number)  # as Ctrl-C in a terminal does
-    said, _ = process.communicate(timeout=100)
-    assert process.returncode == 0, said
+    _, said = process.communicate(timeout=100)
+    assert process.returncode == 130, said
     (checkpoint,) = checkpoints(output)
     step = max(losses(output))
     assert checkpoint.name == f"step_{step:08}"
+    assert f"train: stopped at step {step} of 5000; the same command goes on" in said
     assert f"step {step}" in run(flags_of(paths, output, steps=step + 1, save_every=5000))
+
+
+STOPS = """
+import sys
+from pathlib import Path
+from scripts import train_tiny
+from viewpoint_core import train
+folder, *flags = sys.argv[1:]
+train_tiny.STEPS["train"] = lambda folder, budget: train_tiny.call(train.main, *flags)
+train_tiny.STEPS["export"] = lambda folder, budget: (folder / "exported").touch()
+for name in ("data", "vae"):
+    del train_tiny.STEPS[name]
+sys.exit(train_tiny.main(["--folder", folder]))
+"""
+
+
+def test_the_tiny_models_script_stops_with_its_training_and_exports_nothing(
+    paths: dict[str, Path], tmp_path: Path
+) -> None:
+    script, output = tmp_path / "script.py", tmp_path / "run"
+    script.write_text(STOPS)
+    process = start([str(tmp_path), *flags_of(paths, output, steps=5000, save_every=5000)], script=script)
+    while not (output / "log.jsonl").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=100)
+    assert process.returncode == 130, said
+    assert said.endswith("stopped; the same command goes on\n")
+    assert len(checkpoints(output)) == 1
+    assert not (tmp_path / "exported").exists()
 
 
 def test_an_error_ends_the_run_with_its_workers(paths: dict[str, Path], tmp_path: Path) -> None:

@@ -39,6 +39,11 @@ from .views import FACE_YAW_PITCH
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 NO_TEXT = "none"
 TEXT_DIM = 4096  # of Wan's text encoder
+OUT_OF_MEMORY = (
+    "the device's memory is full; what is finished stays. Free it of other programs, or take --dtype bfloat16 (with "
+    "--text-encoder also --text-dtype bfloat16), --workers 1, or a smaller --map-size or --length, which with --dtype "
+    "make another cache"
+)
 EPILOG = """\
 Every video gives as many clips as fit into it, each in several variants (random yaw, mirror and shift in time; the
 first variant is the panorama as it is); every image gives one picture in as many variants. Held-out items are encoded
@@ -47,8 +52,10 @@ as they are. A clip at 736 and 49 frames takes 25 to 40 MB on disk.
 Run it again to go on after a stop, to add items or variants, or to try broken items once more: what is finished is not
 repeated. Several processes share the work with --shard 0/4 ... 3/4, or started by torchrun or accelerate launch.
 
-Exit status: 0 if all is encoded, 1 if some items are broken (reported by name, the others are encoded), 2 for bad
-options, a cache that was made with other settings, or a full disk; 130 when stopped by Ctrl-C.
+Exit status: 0 if all is encoded, 1 if some items are broken or too short (reported by name, the others are encoded),
+2 for bad options, a cache that was made with other settings, a full disk or full memory; 130 when stopped by Ctrl-C.
+Under torchrun or accelerate launch, 0 for broken and short items too: a launcher ends all its processes where one gives
+another status.
 """
 
 
@@ -121,15 +128,18 @@ def unfinished(options: argparse.Namespace, specs: Sequence[ClipSpec], fingerpri
 
 
 def encode_clip(vae: AutoencoderKLWan, packed: MapFile, masks: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The latent (C, t, h, w) of a clip's map, and that of each face's known view, by their names in the cache.
+    """The latent (C, t, h, w) of a clip's map, and that of each face's known view, by their names in the cache: one
+    video at a time, for the memory it takes.
 
     masks: of these faces' views. Raises ValueError where a latent is not finite.
     """
-    video = map_to_video(packed.pixels.to(vae.device))
-    known = [known_video(video[None], mask[None])[0] for mask in masks.values()]
-    latents = encode_video(vae, torch.stack([video, *known]))
-    check_finite(latents, "latent")
-    return dict(zip(["latent", *map(known_name, masks)], latents, strict=True))
+    video = map_to_video(packed.pixels.to(vae.device))[None]
+    latents = {"latent": encode_video(vae, video)[0]}
+    for face, mask in masks.items():
+        latents[known_name(face)] = encode_video(vae, known_video(video, mask[None]))[0]
+    for latent in latents.values():
+        check_finite(latent, "latent")
+    return latents
 
 
 def encode_clips(options: argparse.Namespace, specs: Sequence[ClipSpec], fingerprint: Fingerprint) -> list[Problem]:
@@ -201,7 +211,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--clips", type=int, default=0, help="at most so many clips of an item, spread over it; 0: all that fit [0]")
     add("--no-mirror", dest="mirror", action="store_false", help="only turn, for captions that say left or right")
     add("--seed", type=int, default=0, help="of the variants [0]")
-    add("--shard", default=default_shard(), metavar="I/N", help="this process's share [RANK/WORLD_SIZE, or 0/1]")
+    add("--shard", metavar="I/N", help="this process's share [RANK/WORLD_SIZE, or 0/1]")
     add("--workers", type=int, default=2, help="clips drawn at the same time [2]")
     add("--device", default=default_device(), help="where it runs [%(default)s]")
     add("--dtype", choices=DTYPES, default="float32", help="in which the VAE computes [float32]")
@@ -251,7 +261,8 @@ def warn_of_missing_captions(specs: Sequence[ClipSpec], manifest: Path) -> None:
 
 def encode(options: argparse.Namespace) -> int:
     """Plan, encode texts, then clips; the exit status."""
-    options.shard = parse_shard(options.shard)
+    launched = options.shard is None and "RANK" in os.environ
+    options.shard = parse_shard(default_shard() if options.shard is None else options.shard)
     check_options(options)
     items = read_manifest(options.manifest)
     if options.no_text:
@@ -272,8 +283,9 @@ def encode(options: argparse.Namespace) -> int:
         encode_texts(options, (spec.item.caption for spec in specs), fingerprint)
     broken = encode_clips(options, specs, fingerprint)
     share = f" (share {index}/{count})" if count > 1 else ""
-    print(f"{options.cache}{share}: {len(specs[index::count]) - len(broken)} clips; {len(broken)} broken")
-    return 1 if broken or short else 0
+    left_out = f"{len(broken)} broken, {len(short[index::count])} items too short"
+    print(f"{options.cache}{share}: {len(specs[index::count]) - len(broken)} clips; {left_out}")
+    return 1 if (broken or short) and not launched else 0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -283,6 +295,9 @@ def main(arguments: list[str] | None = None) -> int:
         return encode(options)
     except (ValueError, OSError) as error:
         print(f"encode: {error}", file=sys.stderr)
+        return 2
+    except torch.OutOfMemoryError as error:
+        print(f"encode: {OUT_OF_MEMORY} ({str(error).splitlines()[0]})", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("encode: stopped; start it again to go on", file=sys.stderr)

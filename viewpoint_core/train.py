@@ -34,9 +34,11 @@ from .training.loop import (
 from .training.parallel import end_processes, gradients_shared, uses_deepspeed
 from .training.plan import derive_seed, lr_at
 from .training.run import Run, keep_weights, save, start_run
+from .training.state import wait_for_all
 from .training.watch import heldout_losses, sample_clips, sample_map, write_sample
 
 CONFIG_FILE, LOG_FOLDER = "config.json", "tensorboard"
+STOPPED = 130  # as shells say of what Ctrl-C ended
 
 
 def compute_dtype(run: Run) -> torch.autocast:
@@ -208,33 +210,40 @@ def write_config(run: Run) -> None:
         replace_text(run.output / CONFIG_FILE, json.dumps(asdict(run.config), indent=1))
 
 
-def run_to_end(config: TrainingConfig) -> str:
-    """Train to the last step or until stopped; what to say of it. Nothing of the run is left in memory."""
+def run_to_end(config: TrainingConfig) -> int:
+    """Train to the last step or until stopped, and say which; the exit status, the same in all processes. Nothing of
+    the run is left in memory."""
     run = start_run(config)
     write_config(run)
     with stopped_by_signals(run):
         train(run)
-    return f"Step {run.step}; checkpoints in {run.output / 'checkpoints'}"
+        stopped = run.step < config.steps
+        if stopped and run.accelerator.is_main_process:
+            print(f"train: stopped at step {run.step} of {config.steps}; the same command goes on", file=sys.stderr)
+        elif not stopped:
+            run.accelerator.print(f"Step {run.step}; checkpoints in {run.output / 'checkpoints'}")
+        wait_for_all()  # a launcher ends the other processes as soon as one has ended with 130
+    return STOPPED if stopped else 0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; 0, 2 on bad input, 3 on a loss that is no number."""
+    """Run the command line; 0, 2 on bad input, 3 on a loss that is no number, 130 where it was stopped before the last
+    step."""
     try:
         options = parse(arguments)
         config = read_config(options)
         if options.dry_run:
             PartialState().print(json.dumps(estimate(config), indent=1))
             return 0
-        said = run_to_end(config)
+        code = run_to_end(config)
     except (ValueError, OSError) as error:
         print(f"train: {error}", file=sys.stderr)
         return 2
     except BadLossError as error:
         print(f"train: {error}", file=sys.stderr)
         return 3
-    PartialState().print(said)
     end_processes()  # not after an error: the others may be waiting in a collective
-    return 0
+    return code
 
 
 if __name__ == "__main__":

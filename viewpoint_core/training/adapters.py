@@ -92,7 +92,7 @@ def web360(root: Path) -> Found:
 
 def videos_in(folder: Path) -> list[Path]:
     """The videos directly in a folder."""
-    return sorted_paths(path for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES)
+    return sorted_paths(path for path in folder.iterdir() if is_video(path))
 
 
 def x360(root: Path) -> Found:
@@ -155,16 +155,32 @@ def folder(root: Path) -> Found:
     """Any folder of panorama images and videos, at any depth. A folder that a caption names is a folder of frames.
 
     Captions: NAME.txt beside NAME.mp4 (or beside a folder NAME); or tables, .csv with a header or .jsonl, whose path is
-    relative to the table, with or without its suffix (columns: PATH_COLUMNS, CAPTION_COLUMNS).
+    relative to the table, with or without its suffix (columns: PATH_COLUMNS, CAPTION_COLUMNS). An image beside a video
+    of its name is the video's thumbnail, and left out, unless a table names it with its suffix.
     """
     files = media_files(root, IMAGE_SUFFIXES | VIDEO_SUFFIXES)
     parents = sorted_paths(iter({file.parent for file in files if file.suffix.lower() in IMAGE_SUFFIXES}))
     captions, problems = folder_captions(root, files + [path for path in parents if path != root])
     clips = {path for path in captions if path.is_dir()}
+    videos = {file.with_suffix("") for file in files if is_video(file)}
     kept = [file for file in files if file.parent not in clips]
+    thumbnails = {file for file in kept if is_thumbnail(file, videos) and file not in captions}
+    reason = "left out: beside a video of its name it is taken for the thumbnail; under another name it is kept"
+    problems += [Problem(str(file), reason) for file in sorted_paths(iter(thumbnails))]
+    kept = [file for file in kept if file not in thumbnails]
     if not files:
         problems.append(Problem(str(root), "the folder holds no image and no video"))
     return Found(with_captions(root, sorted_paths(iter([*kept, *clips])), captions), problems)
+
+
+def is_video(file: Path) -> bool:
+    """Whether a file's suffix is a video's."""
+    return file.suffix.lower() in VIDEO_SUFFIXES
+
+
+def is_thumbnail(file: Path, videos: set[Path]) -> bool:
+    """Whether an image lies beside a video of its name. videos: paths without suffix."""
+    return not is_video(file) and file.with_suffix("") in videos
 
 
 def with_captions(root: Path, paths: list[Path], captions: Captions) -> list[Candidate]:
@@ -186,8 +202,10 @@ ADAPTERS: dict[str, Callable[[Path], Found]] = {
 
 
 def folder_captions(root: Path, media: list[Path]) -> tuple[Captions, list[Problem]]:
-    """Captions of the given files and folders from .txt files beside them and from tables anywhere below `root`."""
-    by_name = {path.with_suffix(""): path for path in media if not path.is_dir()} | {path: path for path in media}
+    """Captions of the given files and folders from .txt files beside them and from tables anywhere below `root`. What
+    names several files, being without a suffix, names the video among them."""
+    files = sorted((path for path in media if not path.is_dir()), key=is_video)
+    by_name = {path.with_suffix(""): path for path in files} | {path: path for path in media}
     captions: Captions = {}
     problems: list[Problem] = []
     for file in media_files(root, {".txt", ".csv", ".jsonl"}):

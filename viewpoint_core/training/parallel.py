@@ -4,6 +4,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -33,24 +34,30 @@ def uses_deepspeed(accelerator: Accelerator) -> bool:
     return accelerator.distributed_type == DistributedType.DEEPSPEED
 
 
-def prepare_deepspeed(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    accelerator: Accelerator,
-    *,
-    batch: int,
-    accumulation: int,
-    clip: float,
-) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """Model and optimiser in DeepSpeed's engine, which then accumulates, clips and steps itself."""
-    wanted = {
+def configure_deepspeed(settings: dict[str, Any], *, batch: int, accumulation: int, clip: float, bf16: bool) -> None:
+    """Write into DeepSpeed's settings, as accelerate has filled them, what the trainer decides.
+
+    Weights stay float32. Its own bf16, which accelerate switches on, would cast them, and its engine switches off any
+    autocast but that of its settings. No module is named whose gradients it may exchange in bf16.
+    """
+    settings |= {
         "train_micro_batch_size_per_gpu": batch,
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": clip,
+        "fp16": {"enabled": False},
+        "bf16": {"enabled": False},
+        "torch_autocast": {"enabled": bf16, "dtype": "bfloat16", "lower_precision_safe_modules": []},
     }
-    stages = accelerator.state.deepspeed_plugin.deepspeed_config.setdefault("zero_optimization", {})
+    stages = settings.setdefault("zero_optimization", {})
     stages["stage3_gather_16bit_weights_on_model_save"] = True  # exports read whole weights
-    accelerator.state.deepspeed_plugin.deepspeed_config |= wanted
+
+
+def prepare_deepspeed(
+    model: nn.Module, optimizer: torch.optim.Optimizer, accelerator: Accelerator, **settings: Any
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Model and optimiser in DeepSpeed's engine, which then accumulates, clips and steps itself; settings as in
+    `configure_deepspeed`."""
+    configure_deepspeed(accelerator.state.deepspeed_plugin.deepspeed_config, **settings)
     return accelerator.prepare(model, optimizer)
 
 

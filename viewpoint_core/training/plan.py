@@ -6,6 +6,8 @@ Nothing here remembers anything, so a run that was stopped and goes on is the ru
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from math import ceil, floor
 
 import torch
 
@@ -54,9 +56,15 @@ def divided(buckets: Buckets, image_share: float) -> tuple[Buckets, Buckets]:
     return {shape: items for shape, items in buckets.items() if shape not in images}, images
 
 
-def image_batches(videos: Buckets, size: int, image_share: float) -> int:
-    """Batches of images in an epoch of these videos, for their part of all batches."""
-    return round(count_batches(videos, size) * image_share / (1 - image_share))
+def epoch_length(buckets: Buckets, size: int, image_share: float) -> Fraction:
+    """Batches of an epoch in the mean: a whole number, but for one with a share of images. Raises ValueError where
+    there are none."""
+    items, images = divided(buckets, image_share)
+    share = Fraction(image_share).limit_denominator(10**6) if images else Fraction(0)  # 0.2 is a fifth
+    length = count_batches(items, size) / (1 - share)
+    if length == 0:
+        raise ValueError("the cache holds no training clips; run python -m viewpoint_core.encode first")
+    return length
 
 
 def mixed_in(images: Buckets, size: int, seed: int, first: int, count: int) -> list[list[int]]:
@@ -72,31 +80,32 @@ def epoch_batches(
     buckets: Buckets, size: int, seed: int, epoch: int, image_share: float = ALL_IMAGES
 ) -> list[list[int]]:
     """One pass over all items, as `one_pass` makes it; with an image_share in [0, 1) over all videos, and so many
-    images among them that they are this part of the batches, the next ones in every epoch."""
+    images among them that they are this part of the batches, the next ones in every epoch; what is less than a batch
+    is carried over to the next epoch."""
     generator = generator_for(seed, "epoch", epoch)
     items, images = divided(buckets, image_share)
     batches = one_pass(items, size, generator)
     if not images:
         return batches
-    count = image_batches(items, size, image_share)
-    batches += mixed_in(images, size, seed, epoch * count, count)
+    length, videos = epoch_length(buckets, size, image_share), len(batches)
+    first, after = (floor(number * length) - number * videos for number in (epoch, epoch + 1))
+    batches += mixed_in(images, size, seed, first, after - first)
     return [batches[index] for index in torch.randperm(len(batches), generator=generator).tolist()]
 
 
-def batches_an_epoch(buckets: Buckets, size: int, image_share: float = ALL_IMAGES) -> int:
-    """How many batches of `size` `epoch_batches` gives. Raises ValueError where there are none."""
-    items, images = divided(buckets, image_share)
-    count = count_batches(items, size) + (image_batches(items, size, image_share) if images else 0)
-    if count == 0:
-        raise ValueError("the cache holds no training clips; run python -m viewpoint_core.encode first")
-    return count
+def batches_an_epoch(buckets: Buckets, size: int, image_share: float = ALL_IMAGES) -> float:
+    """How many batches of `size` `epoch_batches` gives, in the mean of all epochs. Raises ValueError where there are
+    none."""
+    return float(epoch_length(buckets, size, image_share))
 
 
 def batches_from(
     buckets: Buckets, size: int, seed: int, first: int, image_share: float = ALL_IMAGES
 ) -> Iterator[list[int]]:
     """The endless sequence of batches over all epochs, from the batch number `first` on."""
-    epoch, skip = divmod(first, batches_an_epoch(buckets, size, image_share))
+    length = epoch_length(buckets, size, image_share)
+    epoch = ceil((first + 1) / length) - 1  # the last one that begins, at floor(epoch * length), by then
+    skip = first - floor(epoch * length)
     while True:
         yield from epoch_batches(buckets, size, seed, epoch, image_share)[skip:]
         epoch, skip = epoch + 1, 0

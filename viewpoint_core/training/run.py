@@ -66,7 +66,7 @@ class Run:
     empty_text: Tensor
     facts: dict[str, Any]
     position: dict[str, Any]
-    epoch_length: int
+    epoch_length: float
     step: int = 0
     samples: int = 0
     stop: bool = False
@@ -155,6 +155,18 @@ def data_line(run: Run) -> str:
     return f"{counts}{reasons}; {config.steps} steps are {epochs:.3g} epochs"
 
 
+def check_deepspeed(config: TrainingConfig) -> None:
+    """Raise ValueError for settings that are not for DeepSpeed."""
+    if config.ema or config.sharding != "none":
+        raise ValueError("under DeepSpeed, ema is 0 and sharding is none: it shards by its own stages")
+    if config.compile:
+        raise ValueError("compile was not tried under DeepSpeed; leave it false")
+    if config.optimizer == "muon":
+        raise ValueError("optimizer muon needs whole matrices, which DeepSpeed does not keep; take adamw")
+    if config.base_dtype != "fp32":
+        raise ValueError(f"base_dtype is {config.base_dtype}; under DeepSpeed it is fp32, which its autocast asks for")
+
+
 def distribute_all(
     model: nn.Module, accelerator: Accelerator, config: TrainingConfig
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -164,15 +176,16 @@ def distribute_all(
             compile_blocks(model.to(accelerator.device))
         model = distribute(model, accelerator, config.sharding)
         return model, make_optimizer(trained_parameters(model), config)
-    if config.ema or config.sharding != "none":
-        raise ValueError("under DeepSpeed, ema is 0 and sharding is none: it shards by its own stages")
-    if config.compile:
-        raise ValueError("compile was not tried under DeepSpeed; leave it false")
-    if config.optimizer == "muon":
-        raise ValueError("optimizer muon needs whole matrices, which DeepSpeed does not keep; take adamw")
+    check_deepspeed(config)
     optimizer = make_optimizer(trained_parameters(model), config)
     return prepare_deepspeed(
-        model, optimizer, accelerator, batch=config.batch_size, accumulation=config.accumulation, clip=config.clip
+        model,
+        optimizer,
+        accelerator,
+        batch=config.batch_size,
+        accumulation=config.accumulation,
+        clip=config.clip,
+        bf16=config.precision == "bf16",
     )
 
 
