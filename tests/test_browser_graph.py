@@ -1,11 +1,15 @@
 """What the pack does to other nodes of the graph, in a real Chromium on the real ComfyUI."""
 
+import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from playwright.sync_api import expect
 
+from scripts.build_subgraphs import SUBGRAPHS
 from scripts.comfy_server import ComfyServer
+from scripts.tiny_models import VAE, VIEWPOINT_UNET
 from tests.browser_graph import ANGLES, image, target, viewer
 from tests.browser_page import ComfyPage
 from tests.browser_session import browser_page, browser_server, without_errors
@@ -32,6 +36,14 @@ def comfy(opened: ComfyPage) -> Iterator[ComfyPage]:
         yield page
 
 
+@pytest.fixture(params=[False, True], ids=["classic", "new"])
+def new_nodes(request: pytest.FixtureRequest, comfy: ComfyPage) -> Iterator[bool]:
+    """The classic or the new rendering of nodes."""
+    comfy.set_new_nodes(request.param)
+    yield request.param
+    comfy.set_new_nodes(False)
+
+
 # Use this view
 
 
@@ -49,3 +61,59 @@ def test_use_this_view_turns_a_clip_and_leaves_its_lens_and_roll(comfy: ComfyPag
     assert fov != 90
     assert comfy.evaluate(ANGLES, ids["place"]) == {"yaw_deg": yaw, "pitch_deg": pitch, "roll_deg": 3, "fov_deg": 67}
     expect(shown.root.locator(".vp360-note")).to_contain_text("lens")
+
+
+# Subgraphs
+
+# Load the subgraph's file, give it what it needs, and save what it makes.
+FEED = """async ([file, unet, vae]) => {
+  await app.loadGraphData(file)
+  const [subgraph] = app.graph.nodes
+  const set = (node, values) => {
+    for (const [name, value] of Object.entries(values)) node.widgets.find((each) => each.name === name).value = value
+  }
+  set(subgraph, { map_size: 128, length: 5, steps: 2, cfg: 1 })
+  const feed = (type, inputs, widgets = {}) => {
+    const node = LiteGraph.createNode(type)
+    app.graph.add(node)
+    node.pos = [-420, 200 * app.graph.nodes.length - 400] // beside the subgraph
+    set(node, widgets)
+    for (const name of inputs) node.connect(0, subgraph, subgraph.findInputSlot(name))
+    return node
+  }
+  feed('LoadImage', ['view'], { image: 'sample_photo.png' })
+  feed('UNETLoader', ['model'], { unet_name: unet })
+  feed('VAELoader', ['vae'], { vae_name: vae })
+  feed('ViewPointEmptyPrompt', ['positive', 'negative'])
+  const save = feed('ViewPointSave360Image', [])
+  subgraph.connect(0, save, save.findInputSlot('erp'))
+}"""
+OUTSIDE = """app.graph.nodes.find((node) => node.subgraph).widgets
+  .map((widget) => [widget.label ?? widget.name, widget.value])"""
+
+
+def sampled_seeds(server: ComfyServer) -> list[int]:
+    """The seeds of all samplers that ran, in order."""
+    entries = sorted(server.client.get("/history").values(), key=lambda entry: entry["prompt"][0])
+    nodes: list[dict[str, Any]] = [node for entry in entries for node in entry["prompt"][2].values()]
+    return [node["inputs"]["seed"] for node in nodes if node["class_type"] == "ViewPointSampler"]
+
+
+def test_the_subgraph_draws_a_new_seed_for_each_run_and_keeps_one_that_is_fixed(
+    comfy: ComfyPage, server: ComfyServer, new_nodes: bool
+) -> None:
+    file = json.loads((SUBGRAPHS / "Video to 360.json").read_text(encoding="utf-8"))
+    comfy.evaluate(FEED, [file, VIEWPOINT_UNET, VAE])
+    before = len(sampled_seeds(server))
+    comfy.run(timeout_ms=180_000)
+    comfy.run(timeout_ms=180_000)
+    comfy.screenshot(f"subgraph_{'new' if new_nodes else 'classic'}")
+    first, second = sampled_seeds(server)[before:]
+    assert (first, first != second) == (0, True)
+    shown = dict(comfy.evaluate(OUTSIDE))
+    assert shown["seed"] not in (first, second)
+    comfy.evaluate("app.graph.nodes.find((node) => node.subgraph).widgets.at(-1).value = 'fixed'")
+    comfy.evaluate("app.graph.nodes.find((node) => node.subgraph).widgets.at(-2).value = 7")
+    comfy.run(timeout_ms=180_000)
+    assert sampled_seeds(server)[before:] == [first, second, 7]
+    assert dict(comfy.evaluate(OUTSIDE))["seed"] == 7
