@@ -3,7 +3,6 @@
 import dataclasses
 import importlib
 import json
-import math
 import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -209,7 +208,8 @@ def chosen_file(name: str, suffixes: Collection[str]) -> Path:
 
 def file_change(name: str | None, suffixes: Collection[str]) -> float:
     """What differs once a chosen file changed. A linked name is not known yet (None): nan, which never equals."""
-    return math.nan if name is None else chosen_file(name, suffixes).stat().st_mtime
+    # a new nan each time: tuples and dicts, as the host's cache keys are, take the very same object for equal
+    return float("nan") if name is None else chosen_file(name, suffixes).stat().st_mtime
 
 
 def output_path(prefix: str, suffix: str, width: int = 0, height: int = 0, *, kind: str = "output") -> tuple[Path, str]:

@@ -28,11 +28,13 @@ class Outside(NamedTuple):
 
 
 class Subgraph(NamedTuple):
-    """Nodes by a name used only here, what leaves the subgraph by its name there, and what it does."""
+    """Nodes by a name used only here, what leaves the subgraph by its name there, what it does, and the widgets of
+    its nodes, (node, widget), that the editor shows outside as they are."""
 
     nodes: dict[str, Node]
     outputs: dict[str, Link]
     description: str
+    shown: tuple[tuple[str, str], ...] = ()
 
 
 def video_to_360() -> Subgraph:
@@ -41,7 +43,7 @@ def video_to_360() -> Subgraph:
     angles = {name: Outside(name) for name in ("yaw_deg", "pitch_deg", "roll_deg", "fov_deg")}
     prompts = {name: Outside(name) for name in ("positive", "negative")}
     conditioned = {name: Link("conditioning", name) for name in ("positive", "negative", "latent")}
-    sampling = {name: Outside(name) for name in ("seed", "steps", "cfg")}
+    sampling = {name: Outside(name) for name in ("steps", "cfg")}
     known = {"viewpoint": Link("place", "viewpoint"), "mask": Link("place", "mask")}
     nodes = {
         # first, since the outer length is limited as the first node that takes it says: 4k + 1
@@ -52,7 +54,9 @@ def video_to_360() -> Subgraph:
         "erp": Node("ViewPointToERP", {"viewpoint": Link("decode", "IMAGE")}),
     }
     description = "A clip or photo, and a ViewPoint model, to a 360-degree panorama video."
-    return Subgraph(nodes, {"erp": Link("erp", "erp")}, description)
+    # no inputs of the subgraph: those are copies, and the editor draws the next seed in the sampler's own widget alone
+    seed = (("sampler", "seed"), ("sampler", "control_after_generate"))
+    return Subgraph(nodes, {"erp": Link("erp", "erp")}, description, seed)
 
 
 SUBGRAPHS_BY_NAME = {"Video to 360": video_to_360}
@@ -160,7 +164,9 @@ class SubgraphBuilder(Builder):
         outputs = [
             {"name": p["name"], "type": p["type"], "label": p["label"], "links": []} for p in definition["outputs"]
         ]
-        place = {"pos": [0, 0], "size": [NODE_WIDTH, 40 + 26 * len(inputs)], "flags": {}, "order": 0, "mode": 0}
+        shown = [[str(self.ids[key]), widget] for key, widget in self.subgraph.shown]
+        height = 40 + 26 * (len(inputs) + len(shown))
+        place = {"pos": [0, 0], "size": [NODE_WIDTH, height], "flags": {}, "order": 0, "mode": 0}
         return {
             "id": 1,
             "type": definition["id"],
@@ -168,7 +174,7 @@ class SubgraphBuilder(Builder):
             "inputs": inputs,
             "outputs": outputs,
             "title": self.name,
-            "properties": {"proxyWidgets": [["-1", name] for name in widgets]},
+            "properties": {"proxyWidgets": [["-1", name] for name in widgets] + shown},
             "widgets_values": list(widgets.values()),
         }
 

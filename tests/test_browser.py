@@ -6,11 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
-from scripts.browser import provide_browser
-from scripts.comfy_server import ComfyServer, make_base_directory
-from scripts.host import provide_host
+from scripts.comfy_server import ComfyServer
 from tests.browser_graph import ANGLES, HOLDERS, LOST, RESULT, SHRINK, UNKNOWN, image, target, viewer, viewer_alone
 from tests.browser_inputs import (
     CLIP_FPS,
@@ -20,10 +18,9 @@ from tests.browser_inputs import (
     MAP,
     colours,
     sample_erp,
-    write_damaged,
-    write_inputs,
 )
-from tests.browser_page import FLAGS, TIMEOUT_MS, WINDOW, ComfyPage, ViewerOnPage, prepare_user
+from tests.browser_page import WINDOW, ComfyPage, ViewerOnPage
+from tests.browser_session import browser_page, browser_server, without_errors
 from viewpoint_core.camera import view_directions
 from viewpoint_core.viewpoint_map import erp_to_viewpoint, viewpoint_to_erp
 from viewpoint_core.views import render_view
@@ -36,34 +33,21 @@ CORNER = 6
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
-    """A server with tiny models and inputs."""
-    base = make_base_directory(tmp_path_factory.mktemp("comfy"))
-    prepare_user(base)
-    write_inputs(base)
-    with ComfyServer(provide_host(), base, flags=("--cpu",)) as running:
-        write_damaged(base)  # now, since the host empties its temp folder on its start
+    with browser_server(tmp_path_factory.mktemp("comfy")) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def opened(server: ComfyServer) -> Iterator[ComfyPage]:
     """One page for all tests."""
-    expect.set_options(timeout=TIMEOUT_MS)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=provide_browser(), args=FLAGS)
-        page = ComfyPage(browser.new_page(viewport=WINDOW), server)
-        page.open()
+    with browser_page(server) as page:
         yield page
-        browser.close()
 
 
 @pytest.fixture
 def comfy(opened: ComfyPage) -> Iterator[ComfyPage]:
-    """The page, which must not report an error while a test runs."""
-    yield opened
-    opened.close_dialog()
-    opened.evaluate("app.graph.clear()")
-    assert opened.take_errors() == []
+    with without_errors(opened) as page:
+        yield page
 
 
 @pytest.fixture(params=[False, True], ids=["classic", "new"])

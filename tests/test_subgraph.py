@@ -97,8 +97,22 @@ def test_the_files_only_node_is_the_subgraph_with_all_its_inputs_and_outputs(nam
         assert [(slot["name"], slot["type"]) for slot in instance[side]] == [
             (port["name"], port["type"]) for port in definition[side]
         ]
-    promoted = [slot["name"] for slot in instance["inputs"] if "widget" in slot]
-    assert instance["properties"]["proxyWidgets"] == [["-1", name] for name in promoted]
+    promoted = [["-1", slot["name"]] for slot in instance["inputs"] if "widget" in slot]
+    shown = instance["properties"]["proxyWidgets"]
+    assert shown[: len(promoted)] == promoted
+    assert len(instance["widgets_values"]) == len(promoted)  # the others keep theirs inside
+    inner = {str(node["id"]): {slot["name"] for slot in node["inputs"]} for node in definition["nodes"]}
+    for node, widget in shown[len(promoted) :]:
+        assert widget in inner[node] | {"control_after_generate"}
+
+
+def test_the_seed_is_the_samplers_own_and_comes_with_what_draws_the_next() -> None:
+    instance, definition = parts("Video to 360")
+    (sampler,) = [node for node in definition["nodes"] if node["type"] == "ViewPointSampler"]
+    assert [slot["link"] for slot in sampler["inputs"] if slot["name"] == "seed"] == [None]
+    shown = instance["properties"]["proxyWidgets"]
+    assert [widget for node, widget in shown if node == str(sampler["id"])] == ["seed", "control_after_generate"]
+    assert "seed" not in [port["name"] for port in definition["inputs"]]
 
 
 @pytest.mark.parametrize("name", NAMES)

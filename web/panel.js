@@ -109,7 +109,7 @@ export class Panel {
     this.use = element('button', 'vp360-button vp360-use', {
       type: 'button',
       textContent: 'Use this view',
-      title: 'Write yaw, pitch and field of view into a node that looks into a panorama or places a clip',
+      title: 'Write this view into a node that looks into a panorama; yaw and pitch into one that places a clip',
     })
     const zoom = element('label', 'vp360-zoom')
     zoom.append(element('span', '', { textContent: 'FOV' }), this.fov, this.fovText)

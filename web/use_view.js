@@ -1,8 +1,13 @@
 /** "Use this view": writes a viewer's angles into the widgets of a node of the same graph. */
 
 const ANGLES = ['yaw_deg', 'pitch_deg', 'roll_deg', 'fov_deg']
-/** The angles that each kind of node takes: a panorama that is turned keeps its horizon. */
-const TARGETS = { ViewPointRenderView: ANGLES, ViewPointPlaceView: ANGLES, ViewPointReorient: ['yaw_deg'] }
+/** The angles that each kind of node takes: a clip keeps its lens, a panorama that is turned its horizon. */
+const TARGETS = {
+  ViewPointRenderView: ANGLES,
+  ViewPointPlaceView: ['yaw_deg', 'pitch_deg'],
+  ViewPointReorient: ['yaw_deg'],
+}
+const KEPT = { ViewPointPlaceView: " Roll and field of view stay as they are: the camera's and its lens's." }
 const ON_PATH = " It follows a camera path: the angles turn the whole path, and the field of view is the path's."
 const DIGITS = 10 // tenths of a degree
 
@@ -40,5 +45,5 @@ export function writeView(node, view) {
   node.graph?.afterChange?.()
   node.setDirtyCanvas?.(true, true)
   const onPath = node.inputs?.some((input) => input.name === 'camera_path' && input.link != null)
-  return `View written to ${nodeLabel(node)}.${onPath ? ON_PATH : ''}`
+  return `View written to ${nodeLabel(node)}.${onPath ? ON_PATH : (KEPT[node.comfyClass] ?? '')}`
 }

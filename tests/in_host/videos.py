@@ -1,5 +1,7 @@
 """The nodes that take video files, as the host calls them: python videos.py HOST PACK, as in checks.py."""
 
+import asyncio
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +15,12 @@ from checks import expect_error, host_access, pack, run_checks, torch
 import sys
 
 import av
+import execution
 import pack.nodes.memory as memory
 from comfy_api.latest import InputImpl
+from comfy_execution.caching import CacheKeySetInputSignature, HierarchicalCache
+from comfy_execution.graph import DynamicPrompt
+from comfy_extras.nodes_primitive import String as PrimitiveString
 from pack.nodes.clip import ViewPointLoadClip
 from pack.nodes.preview import ViewPointPreview360
 from pack.viewpoint_core.video import read_sound, to_rgb
@@ -59,6 +65,48 @@ def check_a_clip_beyond_memory_is_refused_before_it_is_decoded() -> None:
             expect_error(lambda: ViewPointLoadClip.execute("a.mp4", 0.0, 4097, 16.0, 64), "has 20 until it ends")
             images, audio, fps = ViewPointLoadClip.execute("a.mp4", 0.0, 17, 16.0, 0).args
         assert (tuple(images.shape), audio, fps) == ((17, 128, 256, 3), None, 16.0)
+
+
+def served_from_the_cache(graphs: list[dict[str, Any]], node: str) -> list[bool]:
+    """Whether the host, running graphs one after another, takes a node's result of the run before."""
+
+    async def serve() -> list[bool]:
+        cache, found = HierarchicalCache(CacheKeySetInputSignature), []
+        for graph in graphs:
+            prompt = DynamicPrompt(graph)
+            await cache.set_prompt(prompt, list(graph), execution.IsChangedCache("run", prompt, cache))
+            found.append(cache.get(node) is not None)
+            cache.set(node, "a result")
+        return found
+
+    return asyncio.run(serve())
+
+
+def clip_graph(file: Any) -> dict[str, Any]:
+    """A node that could give a file name, and one that loads a clip."""
+    settings = {"start_s": 0.0, "length": 5, "fps": 16.0, "longest_side": 0}
+    return {
+        "name": {"class_type": "PrimitiveString", "inputs": {"value": "a.mp4"}},
+        "clip": {"class_type": "ViewPointLoadClip", "inputs": {"file": file, **settings}},
+    }
+
+
+def check_a_clip_with_a_linked_name_is_read_every_time_and_a_chosen_one_once_it_changed() -> None:
+    known = execution.nodes.NODE_CLASS_MAPPINGS
+    kept = dict(known)
+    known |= {"ViewPointLoadClip": ViewPointLoadClip, "PrimitiveString": PrimitiveString}
+    try:
+        with own_folder() as folder:
+            file = write_video(folder / "a.mp4", 5)
+            chosen = [clip_graph("a.mp4") for _ in range(2)]
+            assert served_from_the_cache(chosen, "clip") == [False, True]
+            os.utime(file, (1, 1))  # the host noted the time before in the graphs that it has seen
+            assert served_from_the_cache([*chosen, clip_graph("a.mp4")], "clip") == [False, True, False]
+            assert served_from_the_cache([clip_graph(["name", 0]) for _ in range(3)], "clip") == [False] * 3
+            assert served_from_the_cache([clip_graph(["name", 0]) for _ in range(3)], "name") == [False, True, True]
+    finally:
+        known.clear()
+        known.update(kept)
 
 
 class Unloaded(InputImpl.VideoFromFile):
