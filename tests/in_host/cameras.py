@@ -1,6 +1,7 @@
 """The camera and compose nodes as the host calls them: python cameras.py HOST PACK, as in checks.py."""
 
-from checks import expect_error, run_checks, torch
+from checks import torch
+from running import expect_error, run_checks
 
 # isort: split
 # found once checks has put the host and the pack on the path

@@ -4,14 +4,9 @@ Run by tests/test_model_in_host.py, once for all checks.
 """
 
 import dataclasses
-import importlib.util
-import json
 import sys
 import tempfile
-import traceback
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 host, pack = Path(sys.argv[1]), Path(sys.argv[2])
@@ -26,24 +21,13 @@ import comfy.ops  # noqa: E402
 import comfy.sd  # noqa: E402
 import torch  # noqa: E402
 from comfy.ldm.wan.model import WanModel  # noqa: E402
+from running import expect_error, load_pack, run_checks  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 DIM, BLOCKS, GRID = 128, 4, (2, 4, 4)
 LATENT = (1, 16, 2, 8, 8)
 
-
-def load_pack() -> ModuleType:
-    """The pack as the host loads it: a package under a name of its own."""
-    spec = importlib.util.spec_from_file_location("pack", pack / "__init__.py", submodule_search_locations=[str(pack)])
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["pack"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-load_pack()
+load_pack(pack)
 import pack.nodes.host as host_access  # noqa: E402
 import pack.nodes.model as model_nodes  # noqa: E402
 from pack.nodes import NODES  # noqa: E402
@@ -423,32 +407,6 @@ def check_a_schema_leaves_out_what_the_host_does_not_know() -> None:
     schema = host_access.node_schema(node_id="Here", description="kept", no_such_field=1)
     assert (schema.node_id, schema.description) == ("Here", "kept")
     assert not hasattr(schema, "no_such_field")
-
-
-def expect_error(call: Callable[[], Any], words: str) -> None:
-    """The call raises a ValueError that says these words."""
-    try:
-        call()
-    except ValueError as error:
-        said = str(error)
-    else:
-        said = "no error"
-    assert words in said, said
-
-
-def outcome(check: Callable[[], None]) -> str | None:
-    """None, or the traceback of a check that failed."""
-    try:
-        check()
-    except Exception:
-        return traceback.format_exc()
-    return None
-
-
-def run_checks(namespace: dict[str, Any]) -> None:
-    """Run a module's checks and print their outcomes."""
-    checks = {name: check for name, check in namespace.items() if name.startswith("check_")}
-    print("RESULT " + json.dumps({name: outcome(check) for name, check in checks.items()}))
 
 
 if __name__ == "__main__":

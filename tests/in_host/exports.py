@@ -11,18 +11,17 @@ from parity import (
     BLOCKS,
     SIZES,
     comfy,
-    expect_error,
     host_output,
     inputs,
     model_nodes,
     relative,
-    run_checks,
     torch,
     trainer_output,
     wan,
     work,
     write_transformer,
 )
+from running import expect_error, run_checks
 
 # isort: split
 # found once parity has put the host and the pack on the path

@@ -4,14 +4,9 @@ python parity.py HOST PACK WORK prints {check: error or null}; WORK is an empty 
 tests/test_training_model.py; exports.py builds on it.
 """
 
-import importlib.util
-import json
 import sys
-import traceback
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 host, pack, work = (Path(argument) for argument in sys.argv[1:])
@@ -26,21 +21,10 @@ import comfy.latent_formats  # noqa: E402
 import comfy.model_management  # noqa: E402
 import comfy.sd  # noqa: E402
 import torch  # noqa: E402
+from running import load_module, load_pack, run_checks  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
-
-def load_module(name: str, file: Path, **options: Any) -> ModuleType:
-    """A module under a name of its own; the pack is a package as the host loads it."""
-    spec = importlib.util.spec_from_file_location(name, file, **options)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-load_module("pack", pack / "__init__.py", submodule_search_locations=[str(pack)])
+load_pack(pack)
 sys.path.append(str(pack))
 tiny_models = load_module("tiny_models", pack / "scripts" / "tiny_models.py")
 import pack.nodes.model as model_nodes  # noqa: E402
@@ -202,32 +186,6 @@ def check_conventions_of_noise_timestep_and_channels() -> None:
             )
         assert relative(noisy - level * velocity, denoised) <= 1e-5, level
     assert torch.equal(flow_matching.velocity(clean, noise), noise - clean)
-
-
-def expect_error(call: Callable[[], Any], words: str) -> None:
-    """The call raises a ValueError that says these words."""
-    try:
-        call()
-    except ValueError as error:
-        said = str(error)
-    else:
-        said = "no error"
-    assert words in said, said
-
-
-def outcome(check: Callable[[], None]) -> str | None:
-    """None, or the traceback of a check that failed."""
-    try:
-        check()
-    except Exception:
-        return traceback.format_exc()
-    return None
-
-
-def run_checks(namespace: dict[str, Any]) -> None:
-    """Run a module's checks and print their outcomes."""
-    checks = {name: check for name, check in namespace.items() if name.startswith("check_")}
-    print("RESULT " + json.dumps({name: outcome(check) for name, check in checks.items()}))
 
 
 if __name__ == "__main__":

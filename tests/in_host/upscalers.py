@@ -2,7 +2,8 @@
 
 import json
 
-from checks import expect_error, outcome, pack, torch
+from checks import pack, torch
+from running import expect_error, outcome
 
 # isort: split
 # found once checks has put the host and the pack on the path

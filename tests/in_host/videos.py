@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from checks import expect_error, host_access, pack, run_checks, torch
+from checks import host_access, pack, torch
+from running import expect_error, run_checks
 
 # isort: split
 # found once checks has put the host and the pack on the path
