@@ -19,10 +19,13 @@ from safetensors.torch import load_file, save_file
 from scripts.train_tiny import StepError, call_together
 from tests import training_runs
 from tests.training_runs import MAP, REPO, encode_cache, environment, flags_of, losses, run, start, write_cache
+from viewpoint_core import train
 from viewpoint_core.export import main as export
-from viewpoint_core.train import main
+from viewpoint_core.train import main, train_step
 from viewpoint_core.training.cache import CachedClips
+from viewpoint_core.training.loop import Batch, Draws
 from viewpoint_core.training.new_model import new_transformer
+from viewpoint_core.training.run import Run
 from viewpoint_core.training.state import (
     OPTIMIZER,
     checkpoints,
@@ -417,6 +420,22 @@ def test_it_says_what_it_trains_on_and_which_epoch_it_is_in(
     assert "6 steps are 2 epochs" in said
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [0.333, 0.667, 1, 1.333, 1.667, 2]
+
+
+def test_the_logged_speed_is_that_of_all_steps_since_the_last_line(
+    paths: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two steps the first waits for a second, as a slow disk would make it."""
+
+    def slow_first(run: Run, parts: list[tuple[Batch, Draws]]) -> float:
+        time.sleep(1 - run.step % 2)
+        return train_step(run, parts)
+
+    monkeypatch.setattr(train, "train_step", slow_first)
+    assert main(flags_of(paths, tmp_path / "run", steps=4, log_every=2, save_every=100)) == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4]
+    assert all(line["steps_per_second"] < 2 for line in lines)
 
 
 def damage_clips(cache: Path) -> None:

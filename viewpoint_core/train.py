@@ -146,8 +146,8 @@ def train(run: Run) -> None:
 def train_from(run: Run, stream: Iterator[tuple[Batch, Draws]], bar: tqdm) -> None:
     """Train on batches that come."""
     config, saved = run.config, run.step
+    logged, logged_at = run.step, time.monotonic()
     while run.step < config.steps and not wants_to_stop(run):
-        start = time.monotonic()
         loss = train_step(run, [next(stream) for _ in range(config.accumulation)])
         run.losses.append(loss)
         lr = run.optimizer.param_groups[0]["lr"]
@@ -155,7 +155,8 @@ def train_from(run: Run, stream: Iterator[tuple[Batch, Draws]], bar: tqdm) -> No
         bar.update()
         if run.step % config.log_every == 0:
             mean = sum(run.losses) / len(run.losses)
-            speed = 1 / (time.monotonic() - start)
+            speed = (run.step - logged) / (time.monotonic() - logged_at)
+            logged, logged_at = run.step, time.monotonic()
             log_numbers(run, {"loss": mean, "lr": lr, "epoch": round(run.epoch, 3), "steps_per_second": speed})
             run.losses.clear()
         if run.step % config.save_every == 0 or run.step == config.steps:
