@@ -478,12 +478,15 @@ def test_bad_input_is_refused_before_anything_is_trained(
         ({"cache": tmp_path}, ["is not a cache"]),
         ({"model": paths["vae"]}, ["Wan2.1"]),
         ({"sharding": "fsdp2"}, ["one process"]),
+        ({"vae": paths["model"]}, ["another vae"]),
+        ({"layout": "erp", "schedule": "pano"}, ["another projection"]),
     ]
     for settings, words in cases:
         output = settings.pop("output", tmp_path / "run")
-        assert main(flags_of(paths, output, **settings)) == 2
-        said = capsys.readouterr().err
-        assert all(word in said for word in words), said
+        for dry in ([], ["--dry-run"]):
+            assert main([*flags_of(paths, output, **settings), *dry]) == 2, (settings, dry)
+            said = capsys.readouterr().err
+            assert all(word in said for word in words), said
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
@@ -501,4 +504,13 @@ def test_a_dry_run_says_what_would_train(
     assert said["GB on disk"]["in all"] == pytest.approx(4 * checkpoint, rel=0.01)
     assert main([*flags_of(paths, tmp_path / "run", mode="lora", lora_rank=4), "--dry-run"]) == 0
     assert json.loads(capsys.readouterr().out)["trained"] < said["trained"]
+    sharded = [*flags_of(paths, tmp_path / "run", sharding="fsdp2"), "--dry-run", "4"]
+    assert main(sharded) == 0
+    of_four = json.loads(capsys.readouterr().out)
+    assert (said["processes"], of_four["processes"]) == (1, 4)
+    assert of_four["epochs"] == pytest.approx(6 / 2), "a batch of the clips and one of the image"
+    memory = "GiB a process, without the VAE"
+    assert of_four[memory]["optimiser"] == pytest.approx(said[memory]["optimiser"] / 4, abs=0.01)
+    assert main([*sharded[:-1], "-1"]) == 2
+    assert "--dry-run is -1" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

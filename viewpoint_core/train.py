@@ -176,7 +176,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--config", help="flat YAML file of the keys below")
     parser.add_argument("--preset", help=f"settings to start from: {presets}")
     parser.add_argument(
-        "--dry-run", action="store_true", help="print the model, what trains, and the memory; no training"
+        "--dry-run",
+        type=int,
+        nargs="?",
+        const=0,
+        metavar="N",
+        help="print the model, what trains, and the memory for N processes (this run's), or why the run would be "
+        "refused; no training",
     )
     add_flags(parser)
     options, unknown = parser.parse_known_args(arguments)
@@ -233,8 +239,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options = parse(arguments)
         config = read_config(options)
-        if options.dry_run:
-            PartialState().print(json.dumps(estimate(config), indent=1))
+        if options.dry_run is not None:
+            PartialState().print(json.dumps(estimate(config, options.dry_run), indent=1))
             return 0
         code = run_to_end(config)
     except (ValueError, OSError) as error:
