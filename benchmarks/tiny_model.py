@@ -49,9 +49,9 @@ from viewpoint_core.evaluation.scores import FLOW, REST, VIEW, panorama_scores  
 from viewpoint_core.evaluation.seams import EDGES, LINES, seam_ratios, seam_steps  # noqa: E402
 from viewpoint_core.replacing import replace_text  # noqa: E402
 from viewpoint_core.training.cache import CachedClips  # noqa: E402
+from viewpoint_core.training.clips import map_to_video  # noqa: E402
 from viewpoint_core.training.config import TrainingConfig  # noqa: E402
 from viewpoint_core.training.layouts import VIEWPOINT, to_erp  # noqa: E402
-from viewpoint_core.training.loop import to_video  # noqa: E402
 from viewpoint_core.training.manifest import read_manifest, write_manifest  # noqa: E402
 from viewpoint_core.training.media import read_frames  # noqa: E402
 from viewpoint_core.training.precision import fast_autocast, fast_dtype  # noqa: E402
@@ -159,7 +159,7 @@ def measure_vae(cache: Path, data: Path) -> dict[str, float]:
 @torch.no_grad()
 def through_vae(vae: AutoencoderKLWan, pixels: Tensor, width: int) -> Tensor:
     """A true map uint8 (3, T, S, S), encoded and decoded, as a panorama (T, 3, width / 2, width) in [0, 1]."""
-    latent = encode_video(vae, to_video(pixels[None], torch.device("cpu")))
+    latent = encode_video(vae, map_to_video(pixels[None]))
     video = decode_latent(vae, latent)[0].float() / 2 + 0.5
     return to_erp(video.clamp(0, 1).transpose(0, 1), VIEWPOINT, width).clamp(0, 1)
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, safe_open, save_file
 from scripts.tiny_models import dit_shapes, tiny_weights
 from tests.host_process import check_names, outcomes
 from viewpoint_core import export
-from viewpoint_core.checkpoint import METADATA_BLOCKS, original_key, viewpoint_metadata
+from viewpoint_core.checkpoint import METADATA_BLOCKS, original_key, read_checkpoint, viewpoint_metadata
 from viewpoint_core.safetensors_file import read_header
 from viewpoint_core.training import lora, wan
 from viewpoint_core.training.ema import trained_parameters
@@ -239,7 +239,7 @@ def test_live_weights_make_the_same_file_as_the_command_line(trained: Path, tmp_
 def test_a_stock_model_becomes_a_diffusers_folder_without_a_schedule(tmp_path: Path) -> None:
     source = write_model(tmp_path / "stock.safetensors", 16)
     assert export.main(["diffusers", str(source), str(tmp_path / "folder")]) == 0
-    assert wan.stored_schedule(tmp_path / "folder") is None
+    assert METADATA_BLOCKS not in read_checkpoint(wan.transformer_source(tmp_path / "folder"))[1]
     again = wan.WanTransformer3DModel.from_pretrained(tmp_path / "folder").state_dict()
     assert all(torch.equal(again[name], t) for name, t in wan.load_transformer(source).state_dict().items())
 

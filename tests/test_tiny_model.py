@@ -21,9 +21,9 @@ from viewpoint_core.evaluation.fills import area, fills
 from viewpoint_core.evaluation.scores import REST, VIEW, panorama_scores, weighted_psnr
 from viewpoint_core.evaluation.seams import SEAM, seam_ratios, seam_steps
 from viewpoint_core.training import watch
+from viewpoint_core.training.clips import map_to_video
 from viewpoint_core.training.config import TrainingConfig
 from viewpoint_core.training.layouts import VIEWPOINT, to_erp
-from viewpoint_core.training.loop import to_video
 from viewpoint_core.training.precision import fast_autocast
 from viewpoint_core.training.synthetic import draw_scene, render_erp
 from viewpoint_core.training.wan import prepare_transformer
@@ -130,7 +130,7 @@ def made_by_the_trainers_sampling(true: torch.Tensor, seed: int) -> torch.Tensor
     """The panorama (T, 3, H, 2H) that the shipped files make of the view straight ahead in a true one."""
     vae, model = load_vae(VAE_FILE), prepare_transformer(DIT_FILE, "alternating").eval()
     pixels = (erp_to_viewpoint(true, MAP_SIZE).clamp(0, 1) * 255).round().byte().transpose(0, 1)
-    latent = encode_video(vae, to_video(pixels[None], torch.device("cpu")))[0]
+    latent = encode_video(vae, map_to_video(pixels[None]))[0]
     item = {"map": pixels, "map_size": MAP_SIZE, "latent": latent, "text": torch.zeros(512, 4096)}
     config = TrainingConfig(sample_steps=STEPS, sample_cfg=1.0, shift=SHIFT)
     with fast_autocast("cpu"):

@@ -19,10 +19,13 @@ from safetensors.torch import load_file, save_file
 from scripts.train_tiny import StepError, call_together
 from tests import training_runs
 from tests.training_runs import MAP, REPO, encode_cache, environment, flags_of, losses, run, start, write_cache
+from viewpoint_core import train
 from viewpoint_core.export import main as export
-from viewpoint_core.train import main
+from viewpoint_core.train import main, train_step
 from viewpoint_core.training.cache import CachedClips
+from viewpoint_core.training.loop import Batch, Draws
 from viewpoint_core.training.new_model import new_transformer
+from viewpoint_core.training.run import Run
 from viewpoint_core.training.state import (
     OPTIMIZER,
     checkpoints,
@@ -419,6 +422,27 @@ def test_it_says_what_it_trains_on_and_which_epoch_it_is_in(
     assert [line["epoch"] for line in lines] == [0.333, 0.667, 1, 1.333, 1.667, 2]
 
 
+def test_the_logged_speed_is_that_of_all_steps_since_the_last_line(
+    paths: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two steps the first waits for a second, as a slow disk would make it."""
+    seconds: list[float] = []
+
+    def slow_first(run: Run, parts: list[tuple[Batch, Draws]]) -> float:
+        begin = time.monotonic()
+        time.sleep(1 - run.step % 2)
+        loss = train_step(run, parts)
+        seconds.append(time.monotonic() - begin)
+        return loss
+
+    monkeypatch.setattr(train, "train_step", slow_first)
+    assert main(flags_of(paths, tmp_path / "run", steps=4, log_every=2, save_every=100)) == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4]
+    for line, begin in zip(lines, (0, 2), strict=True):
+        assert line["steps_per_second"] <= 2 / sum(seconds[begin : begin + 2])
+
+
 def damage_clips(cache: Path) -> None:
     """Put infinity into every training latent."""
     for file in (cache / "clips").glob("*.safetensors"):
@@ -459,12 +483,15 @@ def test_bad_input_is_refused_before_anything_is_trained(
         ({"cache": tmp_path}, ["is not a cache"]),
         ({"model": paths["vae"]}, ["Wan2.1"]),
         ({"sharding": "fsdp2"}, ["one process"]),
+        ({"vae": paths["model"]}, ["another vae"]),
+        ({"layout": "erp", "schedule": "pano"}, ["another projection"]),
     ]
     for settings, words in cases:
         output = settings.pop("output", tmp_path / "run")
-        assert main(flags_of(paths, output, **settings)) == 2
-        said = capsys.readouterr().err
-        assert all(word in said for word in words), said
+        for dry in ([], ["--dry-run"]):
+            assert main([*flags_of(paths, output, **settings), *dry]) == 2, (settings, dry)
+            said = capsys.readouterr().err
+            assert all(word in said for word in words), said
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
@@ -482,4 +509,13 @@ def test_a_dry_run_says_what_would_train(
     assert said["GB on disk"]["in all"] == pytest.approx(4 * checkpoint, rel=0.01)
     assert main([*flags_of(paths, tmp_path / "run", mode="lora", lora_rank=4), "--dry-run"]) == 0
     assert json.loads(capsys.readouterr().out)["trained"] < said["trained"]
+    sharded = [*flags_of(paths, tmp_path / "run", sharding="fsdp2"), "--dry-run", "4"]
+    assert main(sharded) == 0
+    of_four = json.loads(capsys.readouterr().out)
+    assert (said["processes"], of_four["processes"]) == (1, 4)
+    assert of_four["epochs"] == pytest.approx(6 / 2), "a batch of the clips and one of the image"
+    memory = "GiB a process, without the VAE"
+    assert of_four[memory]["optimiser"] == pytest.approx(said[memory]["optimiser"] / 4, abs=0.01)
+    assert main([*sharded[:-1], "-1"]) == 2
+    assert "--dry-run is -1" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

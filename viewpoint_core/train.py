@@ -146,8 +146,8 @@ def train(run: Run) -> None:
 def train_from(run: Run, stream: Iterator[tuple[Batch, Draws]], bar: tqdm) -> None:
     """Train on batches that come."""
     config, saved = run.config, run.step
+    logged, logged_at = run.step, time.monotonic()
     while run.step < config.steps and not wants_to_stop(run):
-        start = time.monotonic()
         loss = train_step(run, [next(stream) for _ in range(config.accumulation)])
         run.losses.append(loss)
         lr = run.optimizer.param_groups[0]["lr"]
@@ -155,7 +155,8 @@ def train_from(run: Run, stream: Iterator[tuple[Batch, Draws]], bar: tqdm) -> No
         bar.update()
         if run.step % config.log_every == 0:
             mean = sum(run.losses) / len(run.losses)
-            speed = 1 / (time.monotonic() - start)
+            speed = (run.step - logged) / (time.monotonic() - logged_at)
+            logged, logged_at = run.step, time.monotonic()
             log_numbers(run, {"loss": mean, "lr": lr, "epoch": round(run.epoch, 3), "steps_per_second": speed})
             run.losses.clear()
         if run.step % config.save_every == 0 or run.step == config.steps:
@@ -175,7 +176,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--config", help="flat YAML file of the keys below")
     parser.add_argument("--preset", help=f"settings to start from: {presets}")
     parser.add_argument(
-        "--dry-run", action="store_true", help="print the model, what trains, and the memory; no training"
+        "--dry-run",
+        type=int,
+        nargs="?",
+        const=0,
+        metavar="N",
+        help="print the model, what trains, and the memory for N processes (this run's), or why the run would be "
+        "refused; no training",
     )
     add_flags(parser)
     options, unknown = parser.parse_known_args(arguments)
@@ -232,8 +239,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options = parse(arguments)
         config = read_config(options)
-        if options.dry_run:
-            PartialState().print(json.dumps(estimate(config), indent=1))
+        if options.dry_run is not None:
+            PartialState().print(json.dumps(estimate(config, options.dry_run), indent=1))
             return 0
         code = run_to_end(config)
     except (ValueError, OSError) as error:

@@ -28,6 +28,7 @@ from running import expect_error, run_checks
 import folder_paths
 from pack.nodes.host import input_channels
 from pack.viewpoint_core import export
+from pack.viewpoint_core.checkpoint import read_checkpoint, schedule_from_metadata
 from pack.viewpoint_core.safetensors_file import read_header
 from pack.viewpoint_core.training import lora
 from pack.viewpoint_core.training.weights import lazy, write_safetensors
@@ -246,7 +247,8 @@ def check_a_comfyui_file_becomes_a_diffusers_folder_and_back() -> None:
     ours, name = exported_model("float32")
     source = work / "diffusion_models" / name
     export_file("diffusers", source, work / "again")
-    assert wan.stored_schedule(work / "again") == "1,3"
+    stored = read_checkpoint(wan.transformer_source(work / "again"))
+    assert schedule_from_metadata(stored[1]) == "1,3"
     again = wan.prepare_transformer(work / "again", SCHEDULE)
     arguments = inputs(33, *CASES[0])
     assert torch.equal(trainer_output(again, *arguments), trainer_output(ours, *arguments))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ..conditioning import video_frames
+from .clips import map_to_video
 from .config import TrainingConfig
 from .flow_matching import add_noise, flow_loss, sample_sigmas, velocity
 from .known_view import FACE_OF, View, draw_view, known_channels, mask_cells, view_masks
@@ -124,11 +125,6 @@ def draw(batch: Batch, config: TrainingConfig, world: int) -> Draws:
     return Draws(noise, sigma, views, no_caption)
 
 
-def to_video(pixels: Tensor, device: torch.device) -> Tensor:
-    """uint8 maps to [-1, 1]."""
-    return pixels.to(device).float() / 127.5 - 1
-
-
 Grey = dict[tuple[int, ...], Tensor]
 
 
@@ -140,7 +136,7 @@ def known_of_batch(
     if batch.known is None:
         assert batch.pixels is not None
         masks = view_masks(draws.views, batch.map_size, layout)
-        return known_channels(vae, to_video(batch.pixels, device), masks.to(device))
+        return known_channels(vae, map_to_video(batch.pixels.to(device)), masks.to(device))
     shape = tuple(batch.latent.shape[1:])
     frames = video_frames(shape[1])
     if shape not in grey:

@@ -143,11 +143,11 @@ def parse_line(line: str, folder: Path) -> Item:
     return item
 
 
-def read_manifest(file: Path, *, need_captions: bool = False) -> list[Item]:
+def read_manifest(file: Path) -> list[Item]:
     """The items of a JSONL manifest, paths absolute; blank lines are skipped.
 
     Raises ValueError that names file:line for everything wrong (the first ten): no JSON, a missing or unknown key, a
-    wrong type, a path that points nowhere, a huge caption, a repeated span, and with `need_captions` an empty caption.
+    wrong type, a path that points nowhere, a huge caption, a repeated span.
     """
     if not file.is_file():
         raise ValueError(f"{file}: there is no such manifest")
@@ -163,10 +163,6 @@ def read_manifest(file: Path, *, need_captions: bool = False) -> list[Item]:
             first = seen.setdefault((item.path, item.start), number)
             if first != number:
                 raise ValueError(f"repeats line {first}")
-            if need_captions and not item.caption.strip():
-                raise ValueError(
-                    f"{item.path.name} has no caption; python -m viewpoint_core.prepare --caption adds one"
-                )
             items.append(item)
         except ValueError as error:
             wrong.append(f"{file}:{number}: {error}")

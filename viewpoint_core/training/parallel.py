@@ -1,6 +1,7 @@
 """Processes and devices: accelerate starts them and prepares DeepSpeed; DDP and FSDP2 are torch's own."""
 
 import gc
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,11 @@ def uses_deepspeed(accelerator: Accelerator) -> bool:
     return accelerator.distributed_type == DistributedType.DEEPSPEED
 
 
+def asks_for_deepspeed() -> bool:
+    """The same, before there is an accelerator."""
+    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+
+
 def configure_deepspeed(settings: dict[str, Any], *, batch: int, accumulation: int, clip: float, bf16: bool) -> None:
     """Write into DeepSpeed's settings, as accelerate has filled them, what the trainer decides.
 
@@ -61,6 +67,14 @@ def prepare_deepspeed(
     return accelerator.prepare(model, optimizer)
 
 
+def check_sharding(sharding: str, processes: int) -> None:
+    """Raise ValueError where weights are to be sharded over one process."""
+    if sharding == "fsdp2" and processes == 1:
+        raise ValueError(
+            "sharding is fsdp2 but there is one process; start several with accelerate launch (--dry-run 8 foretells 8)"
+        )
+
+
 def distribute(model: nn.Module, accelerator: Accelerator, sharding: str) -> nn.Module:
     """The model on its device, sharded or replicated where there are several processes."""
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.MEGATRON_LM):
@@ -68,9 +82,8 @@ def distribute(model: nn.Module, accelerator: Accelerator, sharding: str) -> nn.
             f"accelerate launch asks for {accelerator.distributed_type.value}; launch with --multi_gpu instead, and "
             "set sharding to fsdp2"
         )
+    check_sharding(sharding, accelerator.num_processes)
     if sharding == "fsdp2":
-        if accelerator.num_processes == 1:
-            raise ValueError("sharding is fsdp2 but there is one process; start several with accelerate launch")
         return shard_model(model, accelerator.device, accelerator.num_processes)
     model.to(accelerator.device)
     if accelerator.num_processes > 1:

@@ -119,6 +119,14 @@ def needs_float32(config: TrainingConfig, device: torch.device) -> bool:
     return asked and config.base_dtype != "bf16" and not has_fast_bf16(device)
 
 
+def open_cache(config: TrainingConfig) -> tuple[CachedClips, CachedClips]:
+    """The training and the held-out clips. Raises ValueError for a cache of another VAE or layout, or none."""
+    asked = {"vae": vae_fingerprint(Path(config.vae)), "projection": projection_of(config.layout)}
+    cached = check_fingerprint(Path(config.cache), **asked)
+    known = config.faces if config.views == PAPER and has_known(cached, config.faces) else ""
+    return CachedClips(Path(config.cache), known=known), CachedClips(Path(config.cache), "heldout")
+
+
 def start_run(config: TrainingConfig) -> Run:
     """Load everything, distribute it, and go on from the newest checkpoint if there is one."""
     accelerator = Accelerator(mixed_precision="bf16" if config.precision == "bf16" else "no")
@@ -126,10 +134,7 @@ def start_run(config: TrainingConfig) -> Run:
         accelerator.print("This CPU has no fast bfloat16: steps and the VAE are computed in float32")
         config = replace(config, precision="fp32", vae_dtype="fp32")
     set_seed(config.seed)
-    asked = {"vae": vae_fingerprint(Path(config.vae)), "projection": projection_of(config.layout)}
-    cached = check_fingerprint(Path(config.cache), **asked)
-    known = config.faces if config.views == PAPER and has_known(cached, config.faces) else ""
-    train, heldout = CachedClips(Path(config.cache), known=known), CachedClips(Path(config.cache), "heldout")
+    train, heldout = open_cache(config)
     position = data_facts(config, accelerator)
     length = batches_an_epoch(train.buckets(), position["joint_batch"], config.image_share)
     empty_text = train.empty_text()

@@ -24,7 +24,7 @@ from ..wan_attention import (
     split_subregions,
     subregion_positions,
 )
-from .weights import LazyTensor, load_stored
+from .weights import LazyTensor, check_stored, load_stored
 
 HEAD_DIM = 128
 TEXT_TOKENS = 512
@@ -83,18 +83,37 @@ def empty_transformer(config: dict[str, Any]) -> WanTransformer3DModel:
         return WanTransformer3DModel(**config)
 
 
-def load_transformer(source: Path, *, dtype: torch.dtype = torch.float32) -> WanTransformer3DModel:
-    """A Wan2.1 T2V model (16 or 33 channels) from a diffusers folder or a single file in the original naming.
+def open_transformer(source: Path) -> tuple[WanTransformer3DModel, dict[str, StoredTensor]]:
+    """The model of a file's shapes, without weights, and the file's tensors, from its header alone.
 
-    Every weight has the one `dtype`, which FSDP2 asks for. Raises ValueError for what is no such model.
+    Raises ValueError for what is no Wan2.1 T2V model.
     """
     source = transformer_source(source)
     stored, _ = read_checkpoint(source)
     config = transformer_config(stored, source)
     check_diffusers_config(source, config)
     model = empty_transformer(config)
+    check_stored(model, stored, original_key, source)
+    return model, stored
+
+
+def load_transformer(source: Path, *, dtype: torch.dtype = torch.float32) -> WanTransformer3DModel:
+    """A Wan2.1 T2V model (16 or 33 channels) from a diffusers folder or a single file in the original naming.
+
+    Every weight has the one `dtype`, which FSDP2 asks for. Raises ValueError for what is no such model.
+    """
+    model, stored = open_transformer(source)
     load_stored(model, stored, original_key, source, dtype)
     return model
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raise ValueError on a CPU without a C++ compiler, which `compile_blocks` needs there."""
+    compilers = (os.environ.get("CXX"), "g++", "clang++", "cl")
+    if device.type == "cpu" and not any(name and shutil.which(name) for name in compilers):
+        raise ValueError(
+            "compile is true; on a CPU that needs a C++ compiler, and neither CXX, g++, clang++ nor cl is one"
+        )
 
 
 def compile_blocks(model: WanTransformer3DModel) -> None:
@@ -102,18 +121,9 @@ def compile_blocks(model: WanTransformer3DModel) -> None:
 
     On a CPU, raises ValueError where there is no C++ compiler.
     """
-    compilers = (os.environ.get("CXX"), "g++", "clang++", "cl")
-    if model.device.type == "cpu" and not any(name and shutil.which(name) for name in compilers):
-        raise ValueError(
-            "compile is true; on a CPU that needs a C++ compiler, and neither CXX, g++, clang++ nor cl is one"
-        )
+    check_compiler(model.device)
     for block in model.blocks:
         block.compile()
-
-
-def stored_schedule(source: Path) -> str | None:
-    """The schedule that a checkpoint was trained with, from its metadata; None for a stock one."""
-    return schedule_from_metadata(read_checkpoint(transformer_source(source))[1])
 
 
 def viewpoint_channels(model: WanTransformer3DModel) -> int:
@@ -207,11 +217,8 @@ def set_blocks(model: WanTransformer3DModel) -> tuple[int, ...]:
     return tuple(i for i, processor in enumerate(processors) if isinstance(processor, PerspectiveAttnProcessor))
 
 
-def prepare_transformer(source: Path, schedule: str, *, dtype: torch.dtype = torch.float32) -> WanTransformer3DModel:
-    """Load, widen to 2 C + 1 channels, and set the Perspective blocks.
-
-    Raises ValueError, before any weight is read, for a checkpoint that was trained with another schedule.
-    """
+def check_schedule(source: Path, schedule: str) -> None:
+    """Raise ValueError for a schedule that a checkpoint was not trained with, or that its blocks do not allow."""
     stored, metadata = read_checkpoint(transformer_source(source))
     layers = transformer_config(stored, source)["num_layers"]
     wanted, trained = perspective_blocks(schedule, layers), schedule_from_metadata(metadata)
@@ -220,7 +227,24 @@ def prepare_transformer(source: Path, schedule: str, *, dtype: torch.dtype = tor
             f"{source} was trained with the Perspective blocks {trained}; the schedule {schedule!r} asks for "
             f"{format_schedule(wanted)}"
         )
+
+
+def prepare_transformer(source: Path, schedule: str, *, dtype: torch.dtype = torch.float32) -> WanTransformer3DModel:
+    """Load, widen to 2 C + 1 channels, and set the Perspective blocks.
+
+    Raises ValueError, before any weight is read, for a checkpoint that was trained with another schedule.
+    """
+    check_schedule(source, schedule)
     model = load_transformer(source, dtype=dtype)
+    inflate_patch_embedding(model)
+    set_perspective(model, schedule)
+    return model
+
+
+def plan_transformer(source: Path, schedule: str) -> WanTransformer3DModel:
+    """What `prepare_transformer` makes, without weights, from the file's header alone; raises as it does."""
+    check_schedule(source, schedule)
+    model, _ = open_transformer(source)
     inflate_patch_embedding(model)
     set_perspective(model, schedule)
     return model

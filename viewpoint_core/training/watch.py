@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from ..viewpoint_map import erp_width_for_map
 from ..views import FACE_YAW_PITCH, render_view
 from .cache import CachedClips
+from .clips import map_to_video
 from .config import TrainingConfig
 from .flow_matching import add_noise, euler_sample, fixed_sigmas, flow_loss, sampling_sigmas, velocity
 from .known_view import View, known_channels, view_masks
 from .layouts import VIEWPOINT, faces_to_picture, to_erp
-from .loop import to_video
 from .plan import Buckets, generator_for
 from .video_file import write_video
 from .wan import predict_velocity
@@ -56,7 +56,7 @@ def sample_clips(buckets: Buckets, count: int) -> list[int]:
 def known_of(vae: AutoencoderKLWan, item: dict, layout: str, device: torch.device) -> Tensor:
     """The condition channels of a cached clip's map seen straight ahead."""
     masks = view_masks([SAMPLE_VIEW], item["map_size"], layout)
-    return known_channels(vae, to_video(item["map"][None], device), masks.to(device))
+    return known_channels(vae, map_to_video(item["map"][None].to(device)), masks.to(device))
 
 
 @torch.no_grad()

@@ -84,18 +84,11 @@ def tensor_chunks(tensor: LazyTensor, name: str) -> Iterator[memoryview]:
     yield memoryview(values.contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
-def load_stored(
-    model: nn.Module,
-    stored: Mapping[str, StoredTensor],
-    rename: Callable[[str], str],
-    source: Path,
-    dtype: torch.dtype,
-) -> None:
-    """Load stored tensors into a model whose parameters may be on the meta device.
-
-    `rename` takes the model's own names to those in `stored`, so the way back is its exact inverse. Raises ValueError,
-    before any weight is read, for tensors that are missing, unknown, or of another shape.
-    """
+def check_stored(
+    model: nn.Module, stored: Mapping[str, StoredTensor], rename: Callable[[str], str], source: Path
+) -> dict[str, str]:
+    """The model's own names of stored tensors. `rename` takes them to those in `stored`, so the way back is its exact
+    inverse. Raises ValueError for tensors that are missing, unknown, or of another shape."""
     parameters = model.state_dict()
     names = {rename(name): name for name in parameters}
     assert len(names) == len(parameters), "two parameters share a name"
@@ -106,6 +99,19 @@ def load_stored(
         if stored[key].shape != tuple(parameters[name].shape):
             shape = tuple(parameters[name].shape)
             raise ValueError(f"{source}: {key} is {stored[key].shape}; expected {shape}")
+    return names
+
+
+def load_stored(
+    model: nn.Module,
+    stored: Mapping[str, StoredTensor],
+    rename: Callable[[str], str],
+    source: Path,
+    dtype: torch.dtype,
+) -> None:
+    """Load stored tensors into a model whose parameters may be on the meta device, once `check_stored` has passed
+    them."""
+    names = check_stored(model, stored, rename, source)
     state = {name: read_tensor(stored[key]).to(dtype) for key, name in names.items()}
     model.load_state_dict(state, strict=True, assign=True)
 
