@@ -201,12 +201,14 @@ def erp_input() -> io.Image.Input:
     return io.Image.Input("erp", tooltip="Equirectangular panorama, width = 2 x height, both even. Cut off to [0, 1].")
 
 
-def prefix_input(default: str) -> io.String.Input:
-    """Where to save."""
+def prefix_input(default: str, size: str = "%width%, %height%, ") -> io.String.Input:
+    """Where to save; `size` names what of a picture's size is filled in."""
     return io.String.Input(
         "filename_prefix",
         default=default,
-        tooltip="Where to save below ComfyUI's output folder. %width%, %height%, %year% and so on are filled in.",
+        tooltip=f"Where to save below ComfyUI's output folder. Filled in: {size}%year%, %month%, %day%, %hour%, "
+        "%minute%, %second%; in the editor also %date:yyyy-MM-dd% and another node's value by its type or title, as in "
+        "%ViewPointSampler.seed%.",
     )
 
 

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from ..viewpoint_core.conditioning import check_finite
 from .host import OUTPUT_MARK, chosen_file, file_change, folder, listed_files, node_schema, output_path
+from .output import prefix_input
 
 CATEGORY = "ViewPoint/text"
 TENSOR = "text_embedding"
@@ -69,11 +70,7 @@ class ViewPointSaveTextEmbedding(io.ComfyNode):
             description="Save an encoded prompt, so that later runs need no text encoder.",
             inputs=[
                 io.Conditioning.Input("conditioning", tooltip="A prompt, encoded by the Wan text encoder."),
-                io.String.Input(
-                    "filename_prefix",
-                    default=f"{SAVED_IN}/viewpoint",
-                    tooltip="Where to save below ComfyUI's output folder.",
-                ),
+                prefix_input(f"{SAVED_IN}/viewpoint", size=""),
             ],
             outputs=[],
             is_output_node=True,

@@ -31,8 +31,8 @@ SETTINGS = {
     "Comfy.Minimap.Visible": False,
     "Comfy.VueNodes.Enabled": False,
 }
-# What ComfyUI's own page does wrong on its first start, without any node pack.
-HOST_ERRORS = ("/user.css", "reading 'id'", "status of 404")
+# What ComfyUI's own page does wrong without any node pack: on its first start, and where an open subgraph goes.
+HOST_ERRORS = ("/user.css", "reading 'id'", "status of 404", "event listeners for graph that was never set up")
 HOST_MISSING = ("/user.css", "/userdata", "/settings/", "/templates/")
 TIMEOUT_MS = 60_000
 OPEN_TIMEOUT_MS = 240_000  # a busy machine takes minutes over the page's eight megabytes of scripts

@@ -41,5 +41,7 @@ def without_errors(page: ComfyPage) -> Iterator[ComfyPage]:
     """The page, which must not report an error meanwhile; empty at the end."""
     yield page
     page.close_dialog()
+    page.evaluate("app.canvas.graph === app.graph || app.canvas.setGraph(app.graph)")  # a subgraph may be open
     page.evaluate("app.graph.clear()")
-    assert page.take_errors() == []
+    errors = page.take_errors()
+    assert errors == [], errors

@@ -16,19 +16,17 @@ from tests.browser_inputs import (
     EMBEDDINGS,
     LENGTH,
     MAP,
-    colours,
     sample_erp,
 )
 from tests.browser_page import WINDOW, ComfyPage, ViewerOnPage
+from tests.browser_pictures import assert_shows_the_view
 from tests.browser_session import browser_page, browser_server, without_errors
-from viewpoint_core.camera import view_directions
 from viewpoint_core.viewpoint_map import erp_to_viewpoint, viewpoint_to_erp
 from viewpoint_core.views import render_view
 
 pytestmark = [pytest.mark.host, pytest.mark.browser]
 REPO = Path(__file__).parents[1]
 WORKFLOWS = sorted(path.stem for path in (REPO / "workflows").glob("*.json"))
-CORNER = 6
 
 
 @pytest.fixture(scope="module")
@@ -65,21 +63,6 @@ def show(comfy: ComfyPage, name: str, projection: str = "erp", **others: dict[st
     shown = comfy.viewer()
     shown.wait_for_picture()
     return shown
-
-
-def expected_colours(shape: tuple[int, ...], view: tuple[float, float, float]) -> np.ndarray:
-    """What a view of the known colours looks like, (h, w, 3) in [0, 255]."""
-    yaw, pitch, fov = view
-    rays = view_directions(*shape[:2], yaw_deg=yaw, pitch_deg=pitch, fov_deg=fov)
-    return (colours(rays) * 255).numpy()
-
-
-def assert_shows_the_view(shown: ViewerOnPage) -> None:
-    """Every pixel of the screen, but for its round corners, has the colour of the direction that it must show."""
-    pixels = shown.pixels()
-    difference = np.abs(pixels - expected_colours(pixels.shape, shown.view()))[CORNER:-CORNER, CORNER:-CORNER]
-    assert difference.mean() < 1.5
-    assert difference.max() < 8
 
 
 # The page and the shipped workflows

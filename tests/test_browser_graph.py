@@ -11,7 +11,8 @@ from scripts.build_subgraphs import SUBGRAPHS
 from scripts.comfy_server import ComfyServer
 from scripts.tiny_models import VAE, VIEWPOINT_UNET
 from tests.browser_graph import ANGLES, image, target, viewer
-from tests.browser_page import ComfyPage
+from tests.browser_page import ComfyPage, ViewerOnPage
+from tests.browser_pictures import assert_shows_the_view, shows_the_view
 from tests.browser_session import browser_page, browser_server, without_errors
 
 pytestmark = [pytest.mark.host, pytest.mark.browser]
@@ -42,6 +43,11 @@ def new_nodes(request: pytest.FixtureRequest, comfy: ComfyPage) -> Iterator[bool
     comfy.set_new_nodes(request.param)
     yield request.param
     comfy.set_new_nodes(False)
+
+
+def look_up(shown: ViewerOnPage) -> None:
+    """Turn away from the horizon, where software rendering draws a wrong line if it falls on a row of pixels."""
+    shown.press("ArrowUp")
 
 
 # Use this view
@@ -117,3 +123,105 @@ def test_the_subgraph_draws_a_new_seed_for_each_run_and_keeps_one_that_is_fixed(
     comfy.run(timeout_ms=180_000)
     assert sampled_seeds(server)[before:] == [first, second, 7]
     assert dict(comfy.evaluate(OUTSIDE))["seed"] == 7
+
+
+# Make all nodes one subgraph, and look into it.
+ENCLOSE = """() => {
+  const { subgraph, node } = app.graph.convertToSubgraph(new Set(app.graph.nodes))
+  app.canvas.openSubgraph(subgraph, node)
+}"""
+MOVE = """() => {
+  app.graph.nodes[0].pos = [10, 10]
+  app.extensionManager.workflow.activeWorkflow.changeTracker.checkState()
+}"""
+EMPTY = """app.loadGraphData(
+  { version: 0.4, nodes: [], links: [], last_node_id: 0, last_link_id: 0 },
+  true, true, app.extensionManager.workflow.activeWorkflow)"""
+LOOK_INSIDE = """() => {
+  const node = app.graph.nodes.find((each) => each.subgraph)
+  app.canvas.openSubgraph(node.subgraph, node)
+}"""
+
+
+def test_a_viewer_in_a_subgraph_has_its_picture_after_undo_and_redo(comfy: ComfyPage, new_nodes: bool) -> None:
+    comfy.build(load=image("colours_erp.png"), view=viewer(["load", 0]))
+    comfy.evaluate(ENCLOSE)
+    comfy.run()
+    comfy.viewer().wait_for_picture()
+    look_up(comfy.viewer())
+    assert_shows_the_view(comfy.viewer())
+    comfy.evaluate(MOVE)
+    for step in ("undo", "redo", "undo"):
+        comfy.evaluate(f"app.extensionManager.workflow.activeWorkflow.changeTracker.{step}()")
+        comfy.evaluate(LOOK_INSIDE)
+        expect(comfy.page.locator(".vp360")).to_have_count(1)
+        comfy.viewer().wait_for_picture()
+        look_up(comfy.viewer())
+        assert_shows_the_view(comfy.viewer())
+    comfy.evaluate(EMPTY)
+    expect(comfy.page.locator(".vp360")).to_have_count(0)
+
+
+# Lists
+
+
+def node(kind: str, **inputs: Any) -> dict[str, Any]:
+    """Any node."""
+    return {"type": kind, "pos": [60, 500], "inputs": inputs}
+
+
+def test_of_a_list_of_panoramas_each_can_be_looked_at(comfy: ComfyPage, new_nodes: bool) -> None:
+    batch = node("ImageBatch", image1=["load", 0], image2=["other", 0])
+    whole = node("ImageBatch", image1=["batch", 0], image2=["load", 0])
+    divided = node("RebatchImages", images=["whole", 0])
+    comfy.build(
+        load=image("colours_erp.png"),
+        other=image("sample_erp.png"),
+        batch=batch,
+        whole=whole,
+        divided=divided,
+        view=viewer(["divided", 0]),
+    )
+    comfy.run()
+    shown = comfy.viewer()
+    shown.wait_for_picture()
+    look_up(shown)
+    place = shown.root.get_by_role("status").filter(has_text=" of ")
+    following = shown.root.get_by_role("button", name="Next panorama (N)")
+    for number, act in enumerate(
+        (
+            lambda: None,
+            following.click,
+            lambda: following.press("Enter"),
+            lambda: shown.press("n"),
+            lambda: shown.press("p"),
+            shown.root.get_by_role("button", name="Previous panorama (P)").click,
+        )
+    ):
+        act()
+        which = (0, 1, 2, 0, 2, 1)[number]
+        expect(place).to_have_text(f"{which + 1} of 3")
+        shown.wait_for_picture()
+        assert shows_the_view(shown) == (which != 1)
+    comfy.screenshot(f"list_{'new' if new_nodes else 'classic'}")
+    comfy.build(load=image("colours_erp.png"), view=viewer(["load", 0]))
+    comfy.run()
+    shown.wait_for_picture()
+    expect(following).to_be_hidden()
+
+
+# Names of saved files
+
+
+def test_dates_and_other_nodes_values_are_filled_into_the_names_of_files(comfy: ComfyPage, server: ComfyServer) -> None:
+    prefix = "named/%date:yyyy%_%LoadImage.image%_%year%_%width%"
+    save = node("ViewPointSave360Image", erp=["load", 0], filename_prefix=prefix)
+    text = node("ViewPointSaveTextEmbedding", conditioning=["prompt", 0], filename_prefix="named/%date:dd%_%day%")
+    comfy.build(load=image("colours_erp.png"), prompt=node("ViewPointEmptyPrompt"), save=save, text=text)
+    comfy.run()
+    names = sorted(file.name for file in (server.base / "output" / "named").iterdir())
+    parts = [name.removesuffix("_00001_.png").removesuffix("_00001_.safetensors").split("_") for name in names]
+    (day, same_day), (year, *loaded, same_year, width) = sorted(parts, key=len)
+    assert (day, year) == (same_day, same_year)
+    assert (len(day), len(year), "_".join(loaded), width) == (2, 4, "colours_erp.png", "512")
+    assert prefix in json.dumps(comfy.evaluate("app.graph.serialize()"))  # the workflow keeps what was typed

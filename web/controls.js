@@ -7,6 +7,15 @@ const KEY_TURN = 1 / 12 // of the field of view
 const KEY_ZOOM = 1.15
 const LINE_HEIGHT = 16
 const TURNS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }
+const COMMANDS = {
+  ' ': 'togglePlay',
+  f: 'toggleFullscreen',
+  g: 'toggleGrid',
+  m: 'toggleMute',
+  n: 'showNext',
+  p: 'showPrevious',
+  Escape: 'escape',
+}
 const ZOOMS = { '+': KEY_ZOOM, '=': KEY_ZOOM, '-': 1 / KEY_ZOOM, _: 1 / KEY_ZOOM }
 
 /** The view after a key, or null for a key that turns or zooms nothing. */
@@ -73,8 +82,7 @@ function key(event, viewer) {
   if (event.key === 'Tab' || (inSlider && event.key.startsWith('Arrow'))) return event.stopPropagation()
   if (onButton && (event.key === ' ' || event.key === 'Enter')) return event.stopPropagation() // presses it
   const view = viewAfterKey(viewer.view, event.key)
-  const commands = { ' ': 'togglePlay', f: 'toggleFullscreen', g: 'toggleGrid', m: 'toggleMute', Escape: 'escape' }
-  const command = commands[event.key.length === 1 ? event.key.toLowerCase() : event.key]
+  const command = COMMANDS[event.key.length === 1 ? event.key.toLowerCase() : event.key]
   if (!view && !command) return
   event.preventDefault()
   event.stopPropagation()

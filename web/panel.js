@@ -10,6 +10,8 @@ const ICONS = {
   muted: 'M4 9v6h4l5 4V5L8 9zM16 9.5l5 5M21 9.5l-5 5',
   grid: 'M12 3a9 9 0 1 0 0 18a9 9 0 0 0 0-18M3 12h18M12 3c-5 5-5 13 0 18M12 3c5 5 5 13 0 18',
   reset: 'M4 11l8-7l8 7M6 10v9h4v-6h4v6h4v-9',
+  previous: 'M15 5l-7 7l7 7',
+  next: 'M9 5l7 7l-7 7',
   full: 'M4 9V4h5M15 4h5v5M20 15v5h-5M9 20H4v-5',
 }
 const FILLED = ['play', 'pause']
@@ -78,7 +80,8 @@ export class Panel {
     this.root.setAttribute('role', 'application')
     this.root.setAttribute(
       'aria-label',
-      '360 degree viewer: arrow keys turn, plus and minus zoom, space plays, G grid, R reset, F full screen',
+      '360 degree viewer: arrow keys turn, plus and minus zoom, space plays, G grid, R reset, F full screen, ' +
+        'N and P next and previous panorama',
     )
     this.stage = element('div', 'vp360-stage')
     this.screen = element('div', 'vp360-screen')
@@ -90,7 +93,7 @@ export class Panel {
     this.menu = element('div', 'vp360-menu')
     this.stage.append(this.screen, this.labels.root, this.compass.root, this.message, this.note, this.menu)
     this.makeToolbar()
-    this.root.append(this.stage, this.clipBar, this.bar)
+    this.root.append(this.stage, this.listBar, this.clipBar, this.bar)
     this.setMessage('')
   }
 
@@ -99,6 +102,12 @@ export class Panel {
     this.scrub = slider('vp360-scrub', 'Time', { min: 0, max: 1, step: 0.001, value: 0 })
     this.time = element('span', 'vp360-time')
     this.mute = button('muted', 'Sound (M)')
+    this.previous = button('previous', 'Previous panorama (P)')
+    this.place = element('span', 'vp360-place')
+    this.place.setAttribute('role', 'status')
+    this.next = button('next', 'Next panorama (N)')
+    this.listBar = element('div', 'vp360-bar vp360-list-bar')
+    this.listBar.append(this.previous, this.place, this.next)
     this.clipBar = element('div', 'vp360-bar vp360-clip-bar')
     this.clipBar.append(this.play, this.scrub, this.time, this.mute)
     this.fov = slider('vp360-fov', 'Field of view', { min: FOV_MIN_DEG, max: FOV_MAX_DEG, step: 0.5, value: 90 })
@@ -170,6 +179,12 @@ export class Panel {
       letter.hidden = !place
       if (place) letter.style.transform = `translate(-50%, -50%) translate(${place[0]}px, ${place[1]}px)`
     })
+  }
+
+  /** Show which of several files is shown; nothing for a single one. */
+  setPlace(number, count) {
+    this.listBar.hidden = count < 2
+    this.place.textContent = count < 2 ? '' : `${number + 1} of ${count}`
   }
 
   /** Show where a clip is; null for a still picture. */

@@ -22,10 +22,13 @@ export class Viewer {
     this.root = this.panel.root
     this.view = { ...HOME }
     this.grid = false
+    this.files = []
+    this.number = 0
     this.listening = new AbortController()
     this.addToolbar()
     addControls(this.root, this.panel.stage, this, this.listening.signal)
     this.observe()
+    this.panel.setPlace(0, 0)
     this.clear()
   }
 
@@ -35,6 +38,8 @@ export class Viewer {
     const on = (element, name, action) => element.addEventListener(name, action, { signal })
     on(panel.play, 'click', () => this.togglePlay())
     on(panel.mute, 'click', () => this.toggleMute())
+    on(panel.previous, 'click', () => this.showPrevious())
+    on(panel.next, 'click', () => this.showNext())
     on(panel.scrub, 'input', () => this.seek(Number(panel.scrub.value)))
     on(panel.fov, 'input', () => this.setView({ ...this.view, fov_deg: Number(panel.fov.value) }))
     on(panel.grid, 'click', () => this.toggleGrid())
@@ -56,6 +61,30 @@ export class Viewer {
   }
 
   // Files
+
+  /** Show the first of a node's files, or the one that was chosen if they are the same again. */
+  showAll(files) {
+    const same = files.length === this.files.length && files.every((file, index) => file.url === this.files[index].url)
+    this.files = files
+    return this.showNumber(same ? this.number : 0)
+  }
+
+  /** Show one of the files; the last comes before the first. */
+  showNumber(number) {
+    const count = this.files.length
+    if (!count) return
+    this.number = (number + count) % count
+    this.panel.setPlace(this.number, count)
+    return this.show(this.files[this.number])
+  }
+
+  showNext() {
+    return this.showNumber(this.number + 1)
+  }
+
+  showPrevious() {
+    return this.showNumber(this.number - 1)
+  }
 
   /** Show a file: { url, name, isVideo, isMap, hasAudio, note }. The same file again changes nothing. */
   async show(file) {

@@ -24,15 +24,31 @@ function fileOf({ filename, subfolder, type, projection, media, audio, note }) {
   return { url, name: filename, isVideo: media === 'video', isMap: projection === 'viewpoint', hasAudio: audio, note }
 }
 
+/** Show what a node made: several files where it ran over a list. */
 function showResult(node, output) {
-  const result = output?.[RESULT]?.[0]
-  if (result) viewers.get(node)?.show(fileOf(result))
+  const results = output?.[RESULT]
+  if (results?.length) viewers.get(node)?.showAll(results.map(fileOf))
 }
 
-/** Under which name the host keeps a node's outputs: its id, after its subgraph's. */
-function locator(node) {
-  const inSubgraph = node.graph && node.graph !== (node.graph.rootGraph ?? app.graph)
-  return inSubgraph ? `${node.graph.id}:${node.id}` : String(node.id)
+/** All nodes, those of subgraphs too, by the names under which the host keeps their outputs: a node's id after its
+ * subgraph's, and after a workflow came back its id after those of the nodes that lead to it. */
+function* nodesWithNames(graph, path = '', before = '') {
+  for (const node of graph.nodes) {
+    yield [node, [`${before}${node.id}`, `${path}${node.id}`]]
+    if (node.subgraph) yield* nodesWithNames(node.subgraph, `${path}${node.id}:`, `${node.subgraph.id}:`)
+  }
+}
+
+function showAllResults(outputs) {
+  for (const [node, names] of nodesWithNames(app.rootGraph ?? app.graph)) {
+    if (viewers.has(node)) showResult(node, names.map((name) => outputs?.[name]).find(Boolean))
+  }
+}
+
+/** Nodes inside subgraphs are not told that they went. */
+function removeLostViewers() {
+  const placed = new Set([...nodesWithNames(app.rootGraph ?? app.graph)].map(([node]) => node))
+  for (const node of [...viewers.keys()].filter((each) => !placed.has(each))) removeViewer(node)
 }
 
 /** Events that a viewer leaves to the graph. With the host's new node rendering they get there by themselves. */
@@ -71,11 +87,13 @@ function addViewer(node) {
   widget.serialize = false // nor of the saved workflow
   viewers.set(node, viewer)
   chain(node, 'onExecuted', (output) => showResult(node, output))
-  chain(node, 'onRemoved', () => {
-    viewers.delete(node)
-    viewer.dispose()
-  })
+  chain(node, 'onRemoved', () => removeViewer(node))
   node.setSize([Math.max(node.size[0], NODE_SIZE[0]), Math.max(node.size[1], NODE_SIZE[1])])
+}
+
+function removeViewer(node) {
+  viewers.get(node)?.dispose()
+  viewers.delete(node)
 }
 
 /** Call `action` after the method that the object has under this name. */
@@ -94,11 +112,10 @@ app.registerExtension({
   nodeCreated(node) {
     if (node.comfyClass === NODE) addViewer(node)
   },
-  /** A node that came back, by undo or with its workflow's tab, still has its result. */
-  loadedGraphNode(node) {
-    if (viewers.has(node)) showResult(node, app.nodeOutputs?.[locator(node)])
+  /** Nodes that came back, by undo or with their workflow's tab, still have their results, in subgraphs too. */
+  afterConfigureGraph() {
+    removeLostViewers()
+    showAllResults(app.nodeOutputs)
   },
-  onNodeOutputsUpdated(outputs) {
-    for (const node of viewers.keys()) showResult(node, outputs[locator(node)])
-  },
+  onNodeOutputsUpdated: showAllResults,
 })
