@@ -12,7 +12,8 @@ def check_room(needed: int, what: str, way_out: str) -> None:
         raise ValueError(f"{what} need {needed / GIB:.1f} GiB of memory, {free / GIB:.1f} GiB are free; {way_out}")
 
 
-def check_room_for_frames(frames: int, height: int, width: int, what: str) -> None:
-    """Raise ValueError where so many RGB frames of float32, and the host's copy of them, do not fit into memory."""
-    way_out = "give fewer frames or a smaller size"
-    check_room(2 * 3 * 4 * frames * height * width, f"{what} ({frames} frames of {width} x {height})", way_out)
+def check_room_for_frames(frames: int, height: int, width: int, what: str, *, masks: int = 0) -> None:
+    """Raise ValueError where so many RGB frames of float32, the host's copy of them, and `masks` masks for each of them
+    do not fit into memory."""
+    needed = 4 * (2 * 3 + masks) * frames * height * width
+    check_room(needed, f"{what} ({frames} frames of {width} x {height})", "give fewer frames or a smaller size")

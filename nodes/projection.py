@@ -47,7 +47,7 @@ class ViewPointFromERP(io.ComfyNode):
     def execute(cls, erp: Tensor, map_size: int, interpolation: str, mask: Tensor | None = None) -> io.NodeOutput:
         """Convert, one core call, convert."""
         frames = image_to_frames(erp, "erp")
-        check_room_for_frames(len(frames), map_size, map_size, "the maps")
+        check_room_for_frames(len(frames), map_size, map_size, "the maps", masks=1)
         if mask is None:
             viewpoint = erp_to_viewpoint(frames, map_size, interpolation=interpolation)
             known = frames.new_ones(len(frames), map_size, map_size)

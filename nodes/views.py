@@ -84,7 +84,8 @@ class ViewPointPlaceView(io.ComfyNode):
                 f"length is {length} but the clip has {len(frames)} frames; load fewer (ViewPointLoadClip takes a part "
                 "of a video at any rate), or raise length"
             )
-        check_room_for_frames(max(length, len(frames)), map_size, map_size, "the maps")
+        masks = 0 if camera_path is None and hold_last else 2  # a still camera has one for all frames
+        check_room_for_frames(max(length, len(frames)), map_size, map_size, "the maps", masks=masks)
         progress = progress_bar(len(frames))
         placed, mask = place_view(
             frames,
@@ -97,6 +98,7 @@ class ViewPointPlaceView(io.ComfyNode):
         if hold_seen and camera_path is not None:
             placed, mask = known_whenever_seen(placed, mask)
         image, masks = own_frames_to_image(placed), mask.expand(len(frames), -1, -1)
+        del placed  # a third copy otherwise, where frames are held
         more = max(0, length - len(frames))
         if hold_last:
             image, masks = extend_held(image, more), extend_held(masks, more)

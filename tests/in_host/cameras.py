@@ -1,6 +1,7 @@
 """The camera and compose nodes as the host calls them: python cameras.py HOST PACK, as in checks.py."""
 
 from checks import expect_error, run_checks, torch
+from memory_peak import peak_bytes
 
 # isort: split
 # found once checks has put the host and the pack on the path
@@ -140,6 +141,16 @@ def check_a_held_photo_is_no_view_into_itself() -> None:
     assert float(placed[1].max()) > 0
     assert masks.shape == (5, 128, 128)
     assert len(path) == 1
+
+
+def check_placing_a_clip_takes_the_memory_that_is_asked_for() -> None:
+    clip, path = torch.rand(60, 32, 32, 3), ViewPointCameraPath.execute(KEYS, 60, "linear").args[0]
+    maps = 60 * 256 * 256 * 3 * 4
+    for length, given, copies in ((0, None, 2), (60, None, 2), (61, None, 2), (0, path, 2 + 2 / 3)):
+        arguments = (clip[: length - 1] if length == 61 else clip, 256, length, "bicubic", given)
+        ViewPointPlaceView.execute(*arguments, **ANGLES)
+        peak = peak_bytes(lambda arguments=arguments: ViewPointPlaceView.execute(*arguments, **ANGLES))
+        assert peak < (copies + 0.2) * maps, (length, peak / maps)
 
 
 def check_videos_beyond_memory_are_refused_before_work() -> None:
