@@ -11,7 +11,7 @@ from tests.analytic import pixel_solid_angle, smooth
 from viewpoint_core import views
 from viewpoint_core.camera import check_fov, direction_to_view, focal_length, view_directions
 from viewpoint_core.sphere import erp_directions, rotate_yaw
-from viewpoint_core.viewpoint_map import GRID_CACHE_SIZE, SUBREGIONS, map_directions, viewpoint_to_erp
+from viewpoint_core.viewpoint_map import GRID_CACHE_SIZE, SUBREGIONS, map_directions, unit_pixels, viewpoint_to_erp
 from viewpoint_core.views import (
     FACES,
     cubemap_to_viewpoint,
@@ -373,20 +373,22 @@ def yaw_matrix(yaw: float) -> Tensor:
 
 def test_view_caches_are_bounded() -> None:
     for yaw in range(GRID_CACHE_SIZE + 3):
-        place_view(torch.zeros(1, 8, 8), 32, yaw_deg=float(yaw))
         render_view(torch.zeros(1, 16, 32), 8, 8, yaw_deg=float(yaw))
-    for cache in (views.view_grid, views.erp_view_grid, views.faces_grid, views.face_margin_grid, views.face_lookup):
+    for cache in (views.erp_view_grid, views.faces_grid, views.face_margin_grid, views.face_lookup):
         assert cache.cache_info().maxsize == GRID_CACHE_SIZE
         assert cache.cache_info().currsize <= GRID_CACHE_SIZE
 
 
-def test_cached_view_grids_equal_uncached_bit_for_bit() -> None:
-    arguments = 64, 32, 32, 10.0, 20.0, 30.0, 80.0
-    for _ in range(2):
-        (cached, seen), (fresh, fresh_seen) = views.view_grid(*arguments), views.view_grid.__wrapped__(*arguments)
-        assert torch.equal(cached.x, fresh.x)
-        assert torch.equal(cached.y, fresh.y)
-        assert torch.equal(seen, fresh_seen)
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("size", [(40, 40), (36, 64), (300, 200)])
+def test_a_view_is_drawn_near_it_as_on_the_whole_map(size: tuple[int, int], interpolation: str) -> None:
+    view, camera = random_image(2, 3, *size), {"yaw_deg": 10.0, "pitch_deg": 20.0, "roll_deg": 30.0, "fov_deg": 80.0}
+    factor, reduction = views.view_filtering(unit_pixels(96), 96, *size, camera["fov_deg"])
+    grid, seen = views.locate_on_view(map_directions(96, factor), *size, factor, reduction, **camera)
+    wanted, cover = views.draw_view(view, grid, seen, 96, camera["fov_deg"], interpolation, 0.25)
+    placed, mask = place_view(view, 96, **camera, interpolation=interpolation, fill=0.25)
+    assert torch.equal(placed, wanted)
+    assert torch.equal(mask, cover)
 
 
 @pytest.mark.parametrize("fov_deg", [4.0, 20.0, 60.0])
@@ -394,12 +396,12 @@ def test_a_view_much_finer_than_the_map_keeps_its_mean_and_needs_no_more_memory_
     fov_deg: float,
 ) -> None:
     view = random_image(1, 720, 1280)
-    grid, _ = views.view_grid(256, 720, 1280, 0.0, 0.0, 0.0, fov_deg)
-    assert grid.x.shape[0] <= 8 * 256
+    factor, reduction = views.view_filtering(unit_pixels(256), 256, 720, 1280, fov_deg)
+    assert factor <= 8
     placed, mask = place_view(view, 256, fov_deg=fov_deg)
     inside = placed[0][mask == 1]
     assert abs(float(inside.mean()) - 0.5) < 0.02
-    assert float(inside.std()) < 0.2 / grid.reduction
+    assert float(inside.std()) < 0.2 / reduction
 
 
 def test_a_gradient_much_finer_than_the_map_stays_where_it_is() -> None:

@@ -1,6 +1,7 @@
 """The one routine that samples images: positions in pixels, three kinds of border, filtering for finer sources."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -74,12 +75,18 @@ def check_interpolation(interpolation: str) -> None:
 
 
 def sample(
-    image: Tensor, grid: Grid, *, interpolation: str = "bicubic", border: str = "edge", weight: Tensor | None = None
+    image: Tensor,
+    grid: Grid,
+    *,
+    interpolation: str = "bicubic",
+    border: str = "edge",
+    weight: Tensor | None = None,
+    on_frame: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Sample images (..., C, H, W) at a grid -> (..., C, h, w), same dtype and device.
 
     Computes in float32 at least. `border`: "erp" or "edge". A grid with factor > 1 is averaged over factor x factor,
-    each sample times its weight (factor h, factor w) where one is given.
+    each sample times its weight (factor h, factor w) where one is given. `on_frame` is called after each image.
     """
     check_interpolation(interpolation)
     lead, (channels, height, width) = image.shape[:-3], image.shape[-3:]
@@ -96,4 +103,5 @@ def sample(
         values = F.grid_sample(padded, positions, mode=interpolation, padding_mode="border", align_corners=False)
         values = values if weight is None else values * weight
         result.copy_((F.avg_pool2d(values, grid.factor) if grid.factor > 1 else values)[0])
+        on_frame()
     return out.reshape(*lead, channels, *size)

@@ -5,6 +5,7 @@ face plane, p right, q down, in units of half a face side; one unit is r / (2 sq
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -265,8 +266,15 @@ def locate_on_map(
     return MapLookup(Grid(x[0], y[0], reduction=reduction), second, weight, overlap, factor)
 
 
-def sample_map(viewpoint: Tensor, lookup: MapLookup, *, interpolation: str = "bicubic") -> Tensor:
-    """Sample maps (..., C, S, S) at a lookup -> (..., C, h, w), same dtype and device, a frame at a time."""
+def sample_map(
+    viewpoint: Tensor,
+    lookup: MapLookup,
+    *,
+    interpolation: str = "bicubic",
+    on_frame: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """Sample maps (..., C, S, S) at a lookup -> (..., C, h, w), same dtype and device, a frame at a time, after which
+    `on_frame` is called."""
     check_map(viewpoint)
     lead, size = viewpoint.shape[:-3], viewpoint.shape[-3:]
     frames = viewpoint.reshape(-1, 1, *size)
@@ -274,6 +282,7 @@ def sample_map(viewpoint: Tensor, lookup: MapLookup, *, interpolation: str = "bi
     out = viewpoint.new_empty(len(frames), size[0], height, width)
     for frame, result in zip(frames, out, strict=True):
         result.copy_(_sample_map_frame(frame, lookup, interpolation)[0])
+        on_frame()
     return out.reshape(*lead, *out.shape[1:])
 
 
@@ -371,25 +380,36 @@ def fuse_overlaps(viewpoint: Tensor, *, interpolation: str = "bicubic") -> Tenso
     return fused
 
 
-def erp_to_viewpoint(erp: Tensor, map_size: int, *, interpolation: str = "bicubic") -> Tensor:
+def erp_to_viewpoint(
+    erp: Tensor, map_size: int, *, interpolation: str = "bicubic", on_frame: Callable[[], None] = lambda: None
+) -> Tensor:
     """ERP images (..., C, H, 2H) -> ViewPoint maps (..., C, map_size, map_size), same dtype and device.
 
     Any float dtype, any range; filtered when the ERP is finer than the map. interpolation: "bicubic", "bilinear" or
-    "nearest" (masks). Paper 3.2. Raises ValueError for an image that is not 2:1 or a side that is no multiple of 32.
+    "nearest" (masks). `on_frame` is called once an image. Paper 3.2. Raises ValueError for an image that is not 2:1 or
+    a side that is no multiple of 32.
     """
     check_erp(erp)
     check_map_size(map_size)
     grid = map_from_erp_grid(map_size, *erp.shape[-2:])
-    return sample(erp, grid, interpolation=interpolation, border="erp")
+    return sample(erp, grid, interpolation=interpolation, border="erp", on_frame=on_frame)
 
 
-def viewpoint_to_erp(viewpoint: Tensor, width: int, *, interpolation: str = "bicubic", fusion: bool = True) -> Tensor:
+def viewpoint_to_erp(
+    viewpoint: Tensor,
+    width: int,
+    *,
+    interpolation: str = "bicubic",
+    fusion: bool = True,
+    on_frame: Callable[[], None] = lambda: None,
+) -> Tensor:
     """ViewPoint maps (..., C, S, S) -> ERP images (..., C, width/2, width), same dtype and device.
 
     With fusion, what two subregions show is blended by the weights of equations 5-12, on U by shares that end on the
-    arcs without a crease; without, the subregion that weighs most is taken. Raises ValueError for a map that is not
-    square or no multiple of 32.
+    arcs without a crease; without, the subregion that weighs most is taken. `on_frame` is called once a map. Raises
+    ValueError for a map that is not square or no multiple of 32.
     """
     check_map(viewpoint)
     check_erp_width(width)
-    return sample_map(viewpoint, erp_lookup(viewpoint.shape[-1], width, fusion), interpolation=interpolation)
+    lookup = erp_lookup(viewpoint.shape[-1], width, fusion)
+    return sample_map(viewpoint, lookup, interpolation=interpolation, on_frame=on_frame)

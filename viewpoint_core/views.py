@@ -3,13 +3,14 @@
 import math
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from itertools import repeat
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .camera import direction_to_view, focal_length, view_directions
-from .camera_path import CameraPath, check_path_fits
+from .camera import check_fov, direction_to_view, focal_length, view_directions
+from .camera_path import CameraPath, check_path_fits, still_path
 from .resample import MARGIN, Grid, check_image, filtering, pad_edge, sample
 from .sphere import direction_to_erp, erp_directions
 from .viewpoint_map import (
@@ -49,25 +50,15 @@ def locate_on_view(
     return Grid(x.float(), y.float(), factor, reduction), seen.float()
 
 
-@lru_cache(GRID_CACHE_SIZE)
-def view_grid(
-    map_size: int, height: int, width: int, yaw_deg: float, pitch_deg: float, roll_deg: float, fov_deg: float
-) -> tuple[Grid, Tensor]:
-    """Where the map's pixels lie on a view, and a float32 (h, w): 1 where the view sees them."""
-    factor, reduction = view_filtering(unit_pixels(map_size), map_size, height, width, fov_deg)
-    camera = {"yaw_deg": yaw_deg, "pitch_deg": pitch_deg, "roll_deg": roll_deg, "fov_deg": fov_deg}
-    return locate_on_view(map_directions(map_size, factor), height, width, factor, reduction, **camera)
-
-
 def nearby(ahead: Tensor, directions: Tensor, reach: float) -> Tensor:
     """Indices of the unit directions (n, 3) at most `reach` radians from a camera's axis (3,)."""
     return (directions @ ahead >= math.cos(min(reach, math.pi))).nonzero()[:, 0]
 
 
-def path_view_grids(
+def view_grids(
     map_size: int, height: int, width: int, path: CameraPath
 ) -> Iterator[tuple[Tensor, Grid, Tensor, float]]:
-    """What `view_grid` gives for each camera of a path, for the map's pixels near the view alone.
+    """Where the map's pixels near the view lie on it, for each camera of a path.
 
     Yields the flat indices (n,) of those pixels, and for them in a row a Grid and the part seen, (f, n f) each, and
     the field of view. What all cameras share is computed once.
@@ -105,25 +96,31 @@ def place_view(
     Returns maps (..., C, S, S), `fill` where unknown, and the mask (S, S): the part of each pixel that the view covers.
     fov_deg is horizontal, in (0, 180); pixels are square, so the vertical one follows from the aspect.
     With a path the views are (T, C, h, w), one for each of its cameras, and the masks (T, S, S). Then the path's fields
-    of view count, and yaw, pitch and roll turn it as a whole, and `on_frame` is called once a frame. Raises ValueError
-    where lengths differ.
+    of view count, and yaw, pitch and roll turn it as a whole. `on_frame` is called once a view. Raises ValueError where
+    lengths differ.
     """
     check_image(view, "view")
     check_map_size(map_size)
     angles = {"yaw_deg": yaw_deg, "pitch_deg": pitch_deg, "roll_deg": roll_deg}
     if path is None:
-        grid, seen = view_grid(map_size, *view.shape[-2:], **angles, fov_deg=fov_deg)
-        return draw_view(view, grid, seen, map_size, fov_deg, interpolation, fill)
-    check_frames(view, path, "view")
-    maps = view.new_full((*view.shape[:2], map_size, map_size), fill)
-    masks = view.new_zeros(len(view), map_size, map_size)
-    grids = path_view_grids(map_size, *view.shape[-2:], path.turned(**angles))
-    for frame, (index, grid, seen, frame_fov_deg) in enumerate(grids):
-        placed, cover = draw_view(view[frame], grid, seen, map_size, frame_fov_deg, interpolation, fill)
-        maps[frame].flatten(-2)[:, index.to(maps.device)] = placed[:, 0]
-        masks[frame].flatten()[index.to(maps.device)] = cover[0]
+        check_fov(fov_deg)
+        cameras = still_path(1, **angles, fov_deg=fov_deg)
+    else:
+        check_frames(view, path, "view")
+        cameras = path.turned(**angles)
+    grids = view_grids(map_size, *view.shape[-2:], cameras)
+    lead, size = view.shape[:-3], view.shape[-3:]
+    maps = view.new_full((lead.numel(), size[0], map_size, map_size), fill)
+    masks = view.new_zeros(len(cameras), map_size, map_size)
+    every_mask = masks.expand(len(maps), -1, -1)
+    every_grid = repeat(next(grids)) if path is None else grids
+    placing = zip(view.reshape(-1, *size), maps, every_mask, every_grid, strict=False)  # one camera's grid has no end
+    for frame, out, mask, (index, grid, seen, of_fov_deg) in placing:
+        placed, cover = draw_view(frame, grid, seen, map_size, of_fov_deg, interpolation, fill)
+        out.flatten(-2)[:, index.to(out.device)] = placed[:, 0]
+        mask.flatten()[index.to(out.device)] = cover[0]
         on_frame()
-    return maps, masks
+    return maps.reshape(*lead, *maps.shape[1:]), masks[0] if path is None else masks
 
 
 def draw_view(
@@ -175,8 +172,8 @@ def render_view(
     """Perspective views (..., C, height, width) of ERP images (..., C, H, 2H). fov_deg is horizontal, in (0, 180).
 
     With a path the ERP is a video (T, C, H, 2H) with a frame for each of its cameras, or one frame (1, C, H, 2H) that
-    all of them look at; the path's fields of view count, and yaw, pitch and roll turn it as a whole. `on_frame` is then
-    called once a frame.
+    all of them look at; the path's fields of view count, and yaw, pitch and roll turn it as a whole. `on_frame` is
+    called once a view.
     """
     check_erp(erp)
     if height <= 0 or width <= 0:
@@ -184,7 +181,7 @@ def render_view(
     angles = {"yaw_deg": yaw_deg, "pitch_deg": pitch_deg, "roll_deg": roll_deg}
     if path is None:
         grid = erp_view_grid(erp.shape[-1], height, width, **angles, fov_deg=fov_deg)
-        return sample(erp, grid, interpolation=interpolation, border="erp")
+        return sample(erp, grid, interpolation=interpolation, border="erp", on_frame=on_frame)
     if erp.ndim != 4 or len(erp) != 1:
         check_frames(erp, path, "erp")
     views = erp.new_empty(len(path), erp.shape[1], height, width)
@@ -246,25 +243,31 @@ def check_cubemap(faces: Tensor) -> None:
         raise ValueError(f"a cubemap is six square faces (..., 6, C, a, a); got {tuple(faces.shape)}")
 
 
-def sample_faces(faces: Tensor, grid: Grid, interpolation: str) -> Tensor:
-    """Cubemaps (..., 6, C, a, a) at positions (h, w) on their padded stack -> (..., C, h, w)."""
+def sample_faces(faces: Tensor, grid: Grid, interpolation: str, on_frame: Callable[[], None]) -> Tensor:
+    """Cubemaps (..., 6, C, a, a) at positions (h, w) on their padded stack -> (..., C, h, w), one at a time."""
     size, lead = faces.shape[-1], faces.shape[:-4]
     margin = MARGIN * grid.reduction
-    stack = pad_edge(faces.flatten(0, -4), margin).reshape(*faces.shape[:-2], size + 2 * margin, size + 2 * margin)
-    stack = stack.movedim(-4, -3).flatten(-3, -2)
-    stack = sample(stack, face_margin_grid(size, margin), interpolation=interpolation)
-    sampled = sample(stack, grid, interpolation=interpolation)
-    return sampled.reshape(*lead, *sampled.shape[-3:])
+    margins = face_margin_grid(size, margin)
+    height, width = (side // grid.factor for side in grid.x.shape)
+    out = faces.new_empty(lead.numel(), faces.shape[-3], height, width)
+    for cubemap, result in zip(faces.reshape(-1, *faces.shape[-4:]), out, strict=True):
+        stack = sample(pad_edge(cubemap, margin).movedim(1, 0).flatten(1, 2), margins, interpolation=interpolation)
+        result.copy_(sample(stack, grid, interpolation=interpolation))
+        on_frame()
+    return out.reshape(*lead, *out.shape[1:])
 
 
-def cubemap_to_viewpoint(faces: Tensor, map_size: int, *, interpolation: str = "bicubic") -> Tensor:
+def cubemap_to_viewpoint(
+    faces: Tensor, map_size: int, *, interpolation: str = "bicubic", on_frame: Callable[[], None] = lambda: None
+) -> Tensor:
     """Cubemaps (..., 6, C, a, a), faces in the order F, R, B, L, U, D -> maps (..., C, map_size, map_size).
 
-    U and D are the views that a camera facing F sees on looking straight up and straight down.
+    U and D are the views that a camera facing F sees on looking straight up and straight down. `on_frame` is called
+    once a cubemap.
     """
     check_cubemap(faces)
     check_map_size(map_size)
-    return sample_faces(faces, faces_grid(map_size, faces.shape[-1]), interpolation)
+    return sample_faces(faces, faces_grid(map_size, faces.shape[-1]), interpolation, on_frame)
 
 
 @lru_cache(GRID_CACHE_SIZE)
@@ -281,7 +284,7 @@ def cubemap_to_erp(faces: Tensor, width: int, *, interpolation: str = "bicubic")
     check_cubemap(faces)
     if width <= 0 or width % 4:
         raise ValueError(f"the ERP width is {width}; expected a positive multiple of 4, so that the height is even")
-    return sample_faces(faces, erp_faces_grid(width, faces.shape[-1]), interpolation)
+    return sample_faces(faces, erp_faces_grid(width, faces.shape[-1]), interpolation, lambda: None)
 
 
 @lru_cache(GRID_CACHE_SIZE)
@@ -293,14 +296,20 @@ def face_lookup(map_size: int, face: str, size: int, fusion: bool) -> MapLookup:
 
 
 def viewpoint_to_cubemap(
-    viewpoint: Tensor, size: int, *, interpolation: str = "bicubic", fusion: bool = True
+    viewpoint: Tensor,
+    size: int,
+    *,
+    interpolation: str = "bicubic",
+    fusion: bool = True,
+    on_face: Callable[[], None] = lambda: None,
 ) -> Tensor:
-    """Maps (..., C, S, S) -> cubemaps (..., 6, C, size, size), faces in the order F, R, B, L, U, D."""
+    """Maps (..., C, S, S) -> cubemaps (..., 6, C, size, size), faces in the order F, R, B, L, U, D. `on_face` is called
+    once a face of each map."""
     check_map(viewpoint)
     if size <= 0:
         raise ValueError(f"the face size is {size}; expected a positive number of pixels")
-    map_size = viewpoint.shape[-1]
-    faces = [
-        sample_map(viewpoint, face_lookup(map_size, face, size, fusion), interpolation=interpolation) for face in FACES
-    ]
-    return torch.stack(faces, dim=-4)
+    faces = viewpoint.new_empty(*viewpoint.shape[:-3], 6, viewpoint.shape[-3], size, size)
+    for face, out in zip(FACES, faces.unbind(-4), strict=True):
+        lookup = face_lookup(viewpoint.shape[-1], face, size, fusion)
+        out.copy_(sample_map(viewpoint, lookup, interpolation=interpolation, on_frame=on_face))
+    return faces

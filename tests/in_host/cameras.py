@@ -5,12 +5,13 @@ from memory_peak import peak_bytes
 
 # isort: split
 # found once checks has put the host and the pack on the path
+import comfy.utils
 import pack.nodes.memory as memory
 from pack.nodes import NODES
 from pack.nodes.camera import ViewPointCameraPath, ViewPointCutCameraPath, ViewPointEstimateCamera
 from pack.nodes.compose import ViewPointCompose, ViewPointComposite
-from pack.nodes.projection import ViewPointFromERP, ViewPointToCubemap, ViewPointToERP
-from pack.nodes.views import ViewPointPlaceView, ViewPointRenderView
+from pack.nodes.projection import ViewPointFromCubemap, ViewPointFromERP, ViewPointToCubemap, ViewPointToERP
+from pack.nodes.views import ViewPointPlaceView, ViewPointRenderView, ViewPointReorient
 from pack.viewpoint_core.camera_path import CameraPath
 
 ANGLES = {"yaw_deg": 0.0, "pitch_deg": 0.0, "roll_deg": 0.0, "fov_deg": 90.0}
@@ -145,9 +146,9 @@ def check_a_held_photo_is_no_view_into_itself() -> None:
 
 def check_placing_a_clip_takes_the_memory_that_is_asked_for() -> None:
     clip, path = torch.rand(60, 32, 32, 3), ViewPointCameraPath.execute(KEYS, 60, "linear").args[0]
-    maps = 60 * 256 * 256 * 3 * 4
+    maps = 60 * 128 * 128 * 3 * 4
     for length, given, copies in ((0, None, 2), (60, None, 2), (61, None, 2), (0, path, 2 + 2 / 3)):
-        arguments = (clip[: length - 1] if length == 61 else clip, 256, length, "bicubic", given)
+        arguments = (clip[: length - 1] if length == 61 else clip, 128, length, "bicubic", given)
         ViewPointPlaceView.execute(*arguments, **ANGLES)
         peak = peak_bytes(lambda arguments=arguments: ViewPointPlaceView.execute(*arguments, **ANGLES))
         assert peak < (copies + 0.2) * maps, (length, peak / maps)
@@ -173,6 +174,46 @@ def check_videos_beyond_memory_are_refused_before_work() -> None:
         expect_error(lambda: ViewPointRenderView.execute(erp, 1920, 1080, "bicubic", **ANGLES), room)
     finally:
         memory.free_memory = free
+
+
+def check_every_conversion_counts_its_frames_and_ends_when_it_is_cancelled() -> None:
+    maps, erp, face = torch.rand(5, 64, 64, 3), torch.rand(5, 32, 64, 3), torch.rand(5, 16, 16, 3)
+    faces = dict.fromkeys(("front", "right", "back", "left", "up", "down"), face)
+    turns = {name: ANGLES[name] for name in ("yaw_deg", "pitch_deg", "roll_deg")}
+    steps: list[int] = []
+
+    def hook(value: int, total: int, *_: object, **__: object) -> None:
+        steps.append(total)
+        if len(steps) == stop_at:
+            raise InterruptedError
+
+    comfy.utils.set_progress_bar_global_hook(hook)
+    try:
+        for call, total in (
+            (lambda: ViewPointFromERP.execute(erp, 64, "bicubic"), 5),
+            (lambda: ViewPointFromERP.execute(erp, 64, "bicubic", torch.ones(5, 32, 64)), 5),
+            (lambda: ViewPointToERP.execute(maps, 64, True, "bicubic"), 5),
+            (lambda: ViewPointFromCubemap.execute(64, "bicubic", **faces), 5),
+            (lambda: ViewPointToCubemap.execute(maps, 16, True, "bicubic"), 30),
+            (lambda: ViewPointPlaceView.execute(face, 64, 0, "bicubic", **ANGLES), 5),
+            (lambda: ViewPointRenderView.execute(erp, 16, 16, "bicubic", **ANGLES), 5),
+            (lambda: ViewPointReorient.execute(erp, "bicubic", **{**turns, "pitch_deg": 7.0}), 5),
+            (lambda: ViewPointReorient.execute(erp, "bicubic", **{**turns, "yaw_deg": 45.0}), 5),
+        ):
+            stop_at = None
+            call()
+            assert steps == [total] * total, steps
+            steps.clear()
+            stop_at = 2
+            try:
+                call()
+            except InterruptedError:
+                assert len(steps) == 2
+            else:
+                raise AssertionError("went on to its end")
+            steps.clear()
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
 
 
 def check_a_flat_clip_is_refused_or_held() -> None:
