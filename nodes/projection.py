@@ -4,8 +4,20 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..viewpoint_core.partial import partial_erp_to_viewpoint
-from ..viewpoint_core.viewpoint_map import erp_to_viewpoint, erp_width_for_map, unit_pixels, viewpoint_to_erp
-from ..viewpoint_core.views import cubemap_to_viewpoint, viewpoint_to_cubemap
+from ..viewpoint_core.viewpoint_map import (
+    erp_to_viewpoint,
+    erp_width_for_map,
+    from_erp_samples,
+    to_erp_samples,
+    unit_pixels,
+    viewpoint_to_erp,
+)
+from ..viewpoint_core.views import (
+    cubemap_to_viewpoint,
+    from_cubemap_samples,
+    to_cubemap_samples,
+    viewpoint_to_cubemap,
+)
 from .convert import FACE_INPUTS, image_to_frames, mask_to_frames, own_frames_to_image, stack_faces
 from .host import node_schema, progress_bar
 from .inputs import MAX_SIZE, fusion_input, interpolation_input, map_size_input
@@ -47,7 +59,8 @@ class ViewPointFromERP(io.ComfyNode):
     def execute(cls, erp: Tensor, map_size: int, interpolation: str, mask: Tensor | None = None) -> io.NodeOutput:
         """Convert, one core call, convert."""
         frames = image_to_frames(erp, "erp")
-        check_room_for_frames(len(frames), map_size, map_size, "the maps", masks=1)
+        samples = from_erp_samples(map_size, frames.shape[-1])
+        check_room_for_frames(len(frames), map_size, map_size, "the maps", source=frames, samples=samples, masks=1)
         progress = progress_bar(len(frames))
         how = {"interpolation": interpolation, "on_frame": lambda: progress.update(1)}
         if mask is None:
@@ -92,7 +105,8 @@ class ViewPointToERP(io.ComfyNode):
         """Convert, one core call, convert."""
         frames = image_to_frames(viewpoint, "viewpoint")
         width = width or erp_width_for_map(frames.shape[-1])
-        check_room_for_frames(len(frames), width // 2, width, "the panoramas")
+        samples = to_erp_samples(frames.shape[-1], width)
+        check_room_for_frames(len(frames), width // 2, width, "the panoramas", source=frames, samples=samples)
         progress = progress_bar(len(frames))
         erp = viewpoint_to_erp(
             frames, width, interpolation=interpolation, fusion=fusion, on_frame=lambda: progress.update(1)
@@ -126,7 +140,8 @@ class ViewPointFromCubemap(io.ComfyNode):
     def execute(cls, map_size: int, interpolation: str, **faces: Tensor) -> io.NodeOutput:
         """Convert, one core call, convert."""
         cubemap = stack_faces([faces[name] for name in FACE_INPUTS])
-        check_room_for_frames(len(cubemap), map_size, map_size, "the maps")
+        samples = from_cubemap_samples(map_size, cubemap.shape[-1])
+        check_room_for_frames(len(cubemap), map_size, map_size, "the maps", source=cubemap, samples=samples)
         progress = progress_bar(len(cubemap))
         viewpoint = cubemap_to_viewpoint(
             cubemap, map_size, interpolation=interpolation, on_frame=lambda: progress.update(1)
@@ -166,7 +181,8 @@ class ViewPointToCubemap(io.ComfyNode):
         """Convert, one core call, convert."""
         frames = image_to_frames(viewpoint, "viewpoint")
         size = face_size or round(2 * unit_pixels(frames.shape[-1]))
-        check_room_for_frames(len(frames), 6 * size, size, "the faces")
+        samples = to_cubemap_samples(frames.shape[-1], size)
+        check_room_for_frames(len(frames), 6 * size, size, "the faces", source=frames, samples=samples)
         progress = progress_bar(6 * len(frames))
         faces = viewpoint_to_cubemap(
             frames, size, interpolation=interpolation, fusion=fusion, on_face=lambda: progress.update(1)

@@ -8,12 +8,14 @@ from torch import Tensor
 
 from tests import reference
 from tests.analytic import pixel_solid_angle, smooth
-from viewpoint_core import views
+from viewpoint_core import resample, views
 from viewpoint_core.camera import check_fov, direction_to_view, focal_length, view_directions
+from viewpoint_core.kept import KEPT_RESULTS
 from viewpoint_core.sphere import erp_directions, rotate_yaw
-from viewpoint_core.viewpoint_map import GRID_CACHE_SIZE, SUBREGIONS, map_directions, unit_pixels, viewpoint_to_erp
+from viewpoint_core.viewpoint_map import SUBREGIONS, map_directions, unit_pixels, viewpoint_to_erp
 from viewpoint_core.views import (
     FACES,
+    cubemap_to_erp,
     cubemap_to_viewpoint,
     face_directions,
     place_view,
@@ -372,11 +374,27 @@ def yaw_matrix(yaw: float) -> Tensor:
 
 
 def test_view_caches_are_bounded() -> None:
-    for yaw in range(GRID_CACHE_SIZE + 3):
+    for yaw in range(KEPT_RESULTS + 3):
         render_view(torch.zeros(1, 16, 32), 8, 8, yaw_deg=float(yaw))
-    for cache in (views.erp_view_grid, views.faces_grid, views.face_margin_grid, views.face_lookup):
-        assert cache.cache_info().maxsize == GRID_CACHE_SIZE
-        assert cache.cache_info().currsize <= GRID_CACHE_SIZE
+    assert len(views.erp_view_grid.results) == KEPT_RESULTS
+
+
+def test_bands_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    faces, view, erp = random_image(6, 3, 24, 24), random_image(3, 90, 160), random_image(3, 128, 256)
+    viewpoint = random_image(3, 64, 64)
+    kept = (views.erp_view_grid, views.faces_grid, views.face_margin_grid, views.erp_faces_grid, views.face_lookup)
+
+    def make() -> list[Tensor]:
+        for lookups in kept:
+            lookups.clear()
+        drawn = place_view(view, 64, yaw_deg=20, pitch_deg=30, fov_deg=100)
+        seen = render_view(erp, 9, 16, pitch_deg=-70, roll_deg=3)
+        cubes = [cubemap_to_viewpoint(faces, 64), cubemap_to_erp(faces, 64), viewpoint_to_cubemap(viewpoint, 10)]
+        return [*drawn, seen, *cubes]
+
+    whole = make()
+    monkeypatch.setattr(resample, "BAND_PIXELS", 300)
+    assert all(torch.equal(one, other) for one, other in zip(make(), whole, strict=True))
 
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])

@@ -3,28 +3,21 @@
 import math
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from .camera import view_rotation
 from .camera_path import CameraPath
-from .resample import Grid, check_interpolation, sample
+from .resample import Grid, banded_grid, check_interpolation, sample
 from .sphere import direction_to_erp, erp_directions
 from .viewpoint_map import check_erp
 from .views import check_frames
 
-BAND_PIXELS = 1 << 20  # whose directions, in float64, are held at once
-
 
 def rotation_grid(height: int, width: int, rotation: Tensor) -> Grid:
     """Where the pixels of a turned ERP lie on the one before, for a camera-to-world rotation (3, 3)."""
-    grid = Grid(torch.empty(height, width), torch.empty(height, width))
-    step = max(1, BAND_PIXELS // width)
-    for top in range(0, height, step):
-        rows = slice(top, min(top + step, height))
-        x, y = direction_to_erp(erp_directions(height, width, rows) @ rotation.T, height, width)
-        grid.x[rows], grid.y[rows] = x.float(), y.float()
-    return grid
+    return banded_grid(
+        height, width, lambda rows: direction_to_erp(erp_directions(height, width, rows) @ rotation.T, height, width)
+    )
 
 
 def rotate_erp(

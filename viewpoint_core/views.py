@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from itertools import repeat
 
 import torch
@@ -11,15 +10,16 @@ from torch import Tensor
 
 from .camera import check_fov, direction_to_view, focal_length, view_directions
 from .camera_path import CameraPath, check_path_fits, still_path
-from .resample import MARGIN, Grid, check_image, filtering, pad_edge, sample
-from .sphere import direction_to_erp, erp_directions
+from .kept import Kept
+from .resample import MARGIN, Grid, banded_grid, check_image, filtering, pad_edge, row_bands, rows_within, sample
+from .sphere import EVERY, direction_to_erp, erp_directions
 from .viewpoint_map import (
-    GRID_CACHE_SIZE,
     MapLookup,
+    banded_lookup,
     check_erp,
     check_map,
     check_map_size,
-    locate_on_map,
+    erp_filtering,
     map_directions,
     map_filtering,
     sample_map,
@@ -42,12 +42,41 @@ def view_filtering(target_density: float, target_side: int, height: int, width: 
     return max(1, min(factor, MAX_SAMPLES // target_side)), reduction
 
 
+def pixel_directions(map_size: int, factor: int) -> Iterator[Tensor]:
+    """Directions of f x f points inside each of the map's pixels, float64 (n, f, f, 3), some rows of pixels at a
+    time."""
+    for rows in row_bands(map_size, map_size * factor**2):
+        fine = map_directions(map_size, factor, slice(rows.start * factor, rows.stop * factor))
+        yield fine.unflatten(0, (-1, factor)).unflatten(2, (map_size, factor)).transpose(1, 2).flatten(0, 1)
+
+
+def all_pixel_directions(map_size: int, factor: int) -> Tensor:
+    """The same of all pixels, float64 (S S, f, f, 3)."""
+    out, done = torch.empty(map_size**2, factor, factor, 3, dtype=torch.float64), 0
+    for band in pixel_directions(map_size, factor):
+        out[done : done + len(band)] = band
+        done += len(band)
+    return out
+
+
 def locate_on_view(
     direction: Tensor, height: int, width: int, factor: int, reduction: int, **camera: float
 ) -> tuple[Grid, Tensor]:
     """Where directions (h, w, 3) lie on a view, and a float32 (h, w): 1 where the view sees them."""
     x, y, seen = direction_to_view(direction, height, width, **camera)
     return Grid(x.float(), y.float(), factor, reduction), seen.float()
+
+
+def locate_pixels(
+    pixels: Tensor, index: Tensor, height: int, width: int, reduction: int, **camera: float
+) -> tuple[Grid, Tensor]:
+    """`locate_on_view` of the pixels (m, f, f, 3) of these indices (n,), below one another: (n f, f)."""
+    factor = pixels.shape[1]
+    x, y, seen = torch.empty(3, len(index) * factor, factor)
+    for band in row_bands(len(index), factor**2):
+        rows = slice(band.start * factor, band.stop * factor)
+        x[rows], y[rows], seen[rows] = direction_to_view(pixels[index[band]].flatten(0, 1), height, width, **camera)
+    return Grid(x, y, factor, reduction), seen
 
 
 def nearby(ahead: Tensor, directions: Tensor, reach: float) -> Tensor:
@@ -60,22 +89,32 @@ def view_grids(
 ) -> Iterator[tuple[Tensor, Grid, Tensor, float]]:
     """Where the map's pixels near the view lie on it, for each camera of a path.
 
-    Yields the flat indices (n,) of those pixels, and for them in a row a Grid and the part seen, (f, n f) each, and
-    the field of view. What all cameras share is computed once.
+    Yields the flat indices (n,) of those pixels, for them below one another a Grid and 1 where the view sees them,
+    (n f, f) each, and the field of view. What all cameras share is computed once.
     """
     unit = unit_pixels(map_size)
-    centres = F.normalize(map_directions(map_size).flatten(0, 1), dim=-1)
-    fine, of_factor = centres, 0
+    centres = torch.cat([F.normalize(band[:, 0, 0], dim=-1) for band in pixel_directions(map_size, 1)])
+    fine = centres.new_empty(0, 0, 0, 3)
     for frame, rotation in enumerate(path.rotations()):
         camera = path.camera(frame)
         focal = focal_length(width, camera["fov_deg"])
         factor, reduction = view_filtering(unit, map_size, height, width, camera["fov_deg"])
-        if factor != of_factor:
-            blocks = map_directions(map_size, factor).unflatten(0, (map_size, factor)).unflatten(2, (map_size, factor))
-            fine, of_factor = blocks.transpose(1, 2).flatten(0, 1), factor
+        if factor != fine.shape[1]:
+            fine = all_pixel_directions(map_size, factor)
         index = nearby(rotation[:, 2], centres, math.atan(math.hypot(height, width) / 2 / focal) + 4 / unit)
-        directions = fine[index].transpose(0, 1).flatten(1, 2)
-        yield index, *locate_on_view(directions, height, width, factor, reduction, **camera), camera["fov_deg"]
+        yield index, *locate_pixels(fine, index, height, width, reduction, **camera), camera["fov_deg"]
+
+
+def every_fov(fov_deg: float | Tensor) -> list[float]:
+    """The different fields of view of a camera or of a path (T,)."""
+    return torch.as_tensor(fov_deg, dtype=torch.float64).unique().tolist()
+
+
+def place_samples(map_size: int, height: int, width: int, fov_deg: float | Tensor) -> int:
+    """How many positions `place_view` looks up at most at once, for the field of view of a camera, or of a path's
+    cameras (T,)."""
+    unit = unit_pixels(map_size)
+    return max((map_size * view_filtering(unit, map_size, height, width, fov)[0]) ** 2 for fov in every_fov(fov_deg))
 
 
 def place_view(
@@ -117,8 +156,8 @@ def place_view(
     placing = zip(view.reshape(-1, *size), maps, every_mask, every_grid, strict=False)  # one camera's grid has no end
     for frame, out, mask, (index, grid, seen, of_fov_deg) in placing:
         placed, cover = draw_view(frame, grid, seen, map_size, of_fov_deg, interpolation, fill)
-        out.flatten(-2)[:, index.to(out.device)] = placed[:, 0]
-        mask.flatten()[index.to(out.device)] = cover[0]
+        out.flatten(-2)[:, index.to(out.device)] = placed[..., 0]
+        mask.flatten()[index.to(out.device)] = cover[:, 0]
         on_frame()
     return maps.reshape(*lead, *maps.shape[1:]), masks[0] if path is None else masks
 
@@ -143,17 +182,28 @@ def check_frames(video: Tensor, path: CameraPath, name: str) -> None:
     check_path_fits(path, len(video), name)
 
 
-@lru_cache(GRID_CACHE_SIZE)
-def erp_view_grid(
+def build_erp_view_grid(
     erp_width: int, height: int, width: int, yaw_deg: float, pitch_deg: float, roll_deg: float, fov_deg: float
 ) -> Grid:
-    """ERP positions of a view's pixels."""
-    factor, reduction = filtering(erp_width / (2 * math.pi), focal_length(width, fov_deg), erp_width // 2)
-    rays = view_directions(
-        height * factor, width * factor, yaw_deg=yaw_deg, pitch_deg=pitch_deg, roll_deg=roll_deg, fov_deg=fov_deg
+    """ERP positions of a view's pixels (uncached)."""
+    factor, reduction = erp_filtering(erp_width, focal_length(width, fov_deg))
+    size = (height * factor, width * factor)
+    camera = {"yaw_deg": yaw_deg, "pitch_deg": pitch_deg, "roll_deg": roll_deg, "fov_deg": fov_deg}
+
+    def locate(rows: slice) -> tuple[Tensor, Tensor]:
+        return direction_to_erp(view_directions(*size, **camera, rows=rows), erp_width // 2, erp_width)
+
+    return banded_grid(*size, locate, factor, reduction)
+
+
+erp_view_grid = Kept(build_erp_view_grid)
+
+
+def render_samples(erp_width: int, height: int, width: int, fov_deg: float | Tensor) -> int:
+    """How many positions `render_view` looks up at most at once, for a field of view or those of a path (T,)."""
+    return max(
+        height * width * erp_filtering(erp_width, focal_length(width, fov))[0] ** 2 for fov in every_fov(fov_deg)
     )
-    x, y = direction_to_erp(rays, erp_width // 2, erp_width)
-    return Grid(x.float(), y.float(), factor, reduction)
 
 
 def render_view(
@@ -180,7 +230,7 @@ def render_view(
         raise ValueError(f"the view's size is {width} x {height}; expected positive width and height")
     angles = {"yaw_deg": yaw_deg, "pitch_deg": pitch_deg, "roll_deg": roll_deg}
     if path is None:
-        grid = erp_view_grid(erp.shape[-1], height, width, **angles, fov_deg=fov_deg)
+        grid = erp_view_grid(erp.shape[-1], height, width, *angles.values(), fov_deg)
         return sample(erp, grid, interpolation=interpolation, border="erp", on_frame=on_frame)
     if erp.ndim != 4 or len(erp) != 1:
         check_frames(erp, path, "erp")
@@ -189,16 +239,16 @@ def render_view(
     for frame, source in enumerate(erp.expand(len(path), -1, -1, -1)):
         camera = path.camera(frame)
         if camera != of_camera:  # past the cache: cameras of one use would put out the grids that are used again
-            grid, of_camera = erp_view_grid.__wrapped__(erp.shape[-1], height, width, **camera), camera
+            grid, of_camera = build_erp_view_grid(erp.shape[-1], height, width, **camera), camera
         views[frame] = sample(source, grid, interpolation=interpolation, border="erp")
         on_frame()
     return views
 
 
-def face_directions(face: str, size: int) -> Tensor:
-    """Direction of every pixel of a cubemap face (90 degrees). float64 (size, size, 3)."""
+def face_directions(face: str, size: int, rows: slice = EVERY) -> Tensor:
+    """Direction of every pixel of a cubemap face (90 degrees), or of those in some rows. float64 (size, size, 3)."""
     yaw_deg, pitch_deg = FACE_YAW_PITCH[face]
-    return view_directions(size, size, yaw_deg=yaw_deg, pitch_deg=pitch_deg, fov_deg=90)
+    return view_directions(size, size, yaw_deg=yaw_deg, pitch_deg=pitch_deg, fov_deg=90, rows=rows)
 
 
 def direction_to_faces(direction: Tensor, size: int, margin: int) -> tuple[Tensor, Tensor]:
@@ -215,25 +265,42 @@ def direction_to_faces(direction: Tensor, size: int, margin: int) -> tuple[Tenso
     return x, y
 
 
-@lru_cache(GRID_CACHE_SIZE)
+def stacked_directions(side: int, fov_deg: float, rows: slice) -> Tensor:
+    """Directions of the pixels in some rows of the six faces' views (side, side), stacked below one another."""
+    parts = []
+    for number, face in enumerate(FACES):
+        yaw_deg, pitch_deg = FACE_YAW_PITCH[face]
+        own = rows_within(rows, number * side, side)
+        parts.append(view_directions(side, side, yaw_deg=yaw_deg, pitch_deg=pitch_deg, fov_deg=fov_deg, rows=own))
+    return torch.cat(parts)
+
+
+def from_cubemap_samples(map_size: int, size: int) -> int:
+    """How many positions `cubemap_to_viewpoint` looks up, those of the faces' margins among them."""
+    factor, reduction = filtering(size / 2, unit_pixels(map_size), size)
+    return (map_size * factor) ** 2 + 6 * (size + 2 * MARGIN * reduction) ** 2
+
+
+@Kept
 def faces_grid(map_size: int, size: int) -> Grid:
     """Positions of the map's pixels on the padded stack of six faces."""
     factor, reduction = filtering(size / 2, unit_pixels(map_size), size)
-    x, y = direction_to_faces(map_directions(map_size, factor), size, MARGIN * reduction)
-    return Grid(x.float(), y.float(), factor, reduction)
+    side, margin = map_size * factor, MARGIN * reduction
+
+    def locate(rows: slice) -> tuple[Tensor, Tensor]:
+        return direction_to_faces(map_directions(map_size, factor, rows), size, margin)
+
+    return banded_grid(side, side, locate, factor, reduction)
 
 
-@lru_cache(GRID_CACHE_SIZE)
+@Kept
 def face_margin_grid(size: int, margin: int) -> Grid:
     """Positions, on the stack itself, of the padded faces' pixels: their margins lie on the neighbouring faces."""
     outer = size + 2 * margin
     fov_deg = math.degrees(2 * math.atan(outer / size))
-    rays = [
-        view_directions(outer, outer, yaw_deg=yaw, pitch_deg=pitch, fov_deg=fov_deg)
-        for yaw, pitch in (FACE_YAW_PITCH[face] for face in FACES)
-    ]
-    x, y = direction_to_faces(torch.cat(rays), size, margin)
-    return Grid(x.float(), y.float())
+    return banded_grid(
+        6 * outer, outer, lambda rows: direction_to_faces(stacked_directions(outer, fov_deg, rows), size, margin)
+    )
 
 
 def check_cubemap(faces: Tensor) -> None:
@@ -270,13 +337,14 @@ def cubemap_to_viewpoint(
     return sample_faces(faces, faces_grid(map_size, faces.shape[-1]), interpolation, on_frame)
 
 
-@lru_cache(GRID_CACHE_SIZE)
+@Kept
 def erp_faces_grid(width: int, size: int) -> Grid:
     """Positions of an ERP's pixels on the padded stack of six faces."""
     factor, reduction = filtering(size / 2, width / (2 * math.pi), size)
-    directions = erp_directions(width // 2 * factor, width * factor)
-    x, y = direction_to_faces(directions, size, MARGIN * reduction)
-    return Grid(x.float(), y.float(), factor, reduction)
+    fine, margin = (width // 2 * factor, width * factor), MARGIN * reduction
+    return banded_grid(
+        *fine, lambda rows: direction_to_faces(erp_directions(*fine, rows), size, margin), factor, reduction
+    )
 
 
 def cubemap_to_erp(faces: Tensor, width: int, *, interpolation: str = "bicubic") -> Tensor:
@@ -287,12 +355,17 @@ def cubemap_to_erp(faces: Tensor, width: int, *, interpolation: str = "bicubic")
     return sample_faces(faces, erp_faces_grid(width, faces.shape[-1]), interpolation, lambda: None)
 
 
-@lru_cache(GRID_CACHE_SIZE)
+def to_cubemap_samples(map_size: int, size: int) -> int:
+    """How many positions `viewpoint_to_cubemap` looks up at once: those of a face."""
+    return (size * map_filtering(map_size, size / 2)[0]) ** 2
+
+
+@Kept
 def face_lookup(map_size: int, face: str, size: int, fusion: bool) -> MapLookup:
     """Map positions of a face's pixels."""
     factor, reduction = map_filtering(map_size, size / 2)
-    directions = face_directions(face, size * factor)
-    return locate_on_map(directions, map_size, fusion=fusion, factor=factor, reduction=reduction)
+    side, how = size * factor, {"fusion": fusion, "factor": factor, "reduction": reduction}
+    return banded_lookup(side, side, lambda rows: face_directions(face, side, rows), map_size, **how)
 
 
 def viewpoint_to_cubemap(

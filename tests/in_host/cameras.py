@@ -12,6 +12,7 @@ from pack.nodes.camera import ViewPointCameraPath, ViewPointCutCameraPath, ViewP
 from pack.nodes.compose import ViewPointCompose, ViewPointComposite
 from pack.nodes.projection import ViewPointFromCubemap, ViewPointFromERP, ViewPointToCubemap, ViewPointToERP
 from pack.nodes.views import ViewPointPlaceView, ViewPointRenderView, ViewPointReorient
+from pack.viewpoint_core import kept, resample
 from pack.viewpoint_core.camera_path import CameraPath
 
 ANGLES = {"yaw_deg": 0.0, "pitch_deg": 0.0, "roll_deg": 0.0, "fov_deg": 90.0}
@@ -152,6 +153,32 @@ def check_placing_a_clip_takes_the_memory_that_is_asked_for() -> None:
         ViewPointPlaceView.execute(*arguments, **ANGLES)
         peak = peak_bytes(lambda arguments=arguments: ViewPointPlaceView.execute(*arguments, **ANGLES))
         assert peak < (copies + 0.2) * maps, (length, peak / maps)
+
+
+def check_large_conversions_take_no_more_memory_than_is_asked_for() -> None:
+    maps, erp, face = torch.rand(1, 512, 512, 3), torch.rand(1, 512, 1024, 3), torch.rand(1, 256, 256, 3)
+    faces = dict.fromkeys(("front", "right", "back", "left", "up", "down"), face)
+    wide = {**ANGLES, "fov_deg": 130.0}
+    asked, was = [], (memory.check_room, memory.WORKING_BYTES, resample.BAND_PIXELS, kept.KEPT_BYTES)
+    memory.check_room = lambda needed, *said: asked.append(needed)
+    memory.WORKING_BYTES, resample.BAND_PIXELS, kept.KEPT_BYTES = (value // 16 for value in was[1:])
+    try:
+        for call in (
+            lambda: ViewPointFromERP.execute(erp, 544, "bicubic"),
+            lambda: ViewPointFromERP.execute(erp, 96, "bicubic", torch.ones(1, 512, 1024)),
+            lambda: ViewPointToERP.execute(maps, 1024, True, "bicubic"),
+            lambda: ViewPointToERP.execute(maps, 420, False, "bicubic"),
+            lambda: ViewPointFromCubemap.execute(512, "bicubic", **faces),
+            lambda: ViewPointToCubemap.execute(maps, 400, True, "bicubic"),
+            lambda: ViewPointPlaceView.execute(erp, 256, 0, "bicubic", **wide),
+            lambda: ViewPointRenderView.execute(erp, 512, 512, "bicubic", **wide),
+            lambda: ViewPointReorient.execute(erp, "bicubic", yaw_deg=0.0, pitch_deg=7.0, roll_deg=0.0),
+        ):
+            asked.clear()
+            peak = peak_bytes(call)
+            assert peak < asked[0], (call.__code__.co_firstlineno, peak / asked[0])
+    finally:
+        memory.check_room, memory.WORKING_BYTES, resample.BAND_PIXELS, kept.KEPT_BYTES = was
 
 
 def check_videos_beyond_memory_are_refused_before_work() -> None:
