@@ -1,8 +1,15 @@
 """Whether what a node makes fits into memory, asked before it is made."""
 
+from torch import Tensor
+
+from ..viewpoint_core.kept import KEPT_BYTES
+from ..viewpoint_core.resample import BAND_PIXELS
 from .host import free_memory
 
 GIB = 1 << 30
+SAMPLE_BYTES = 64  # of a position that is looked up: up to 36 stay, the rest is what one frame's samples take
+SOURCE_BYTES = 72  # of a pixel of the one frame that is read, padded and masked
+WORKING_BYTES = 512 * BAND_PIXELS + KEPT_BYTES  # while lookups are made, and in small ones from before
 
 
 def check_room(needed: int, what: str, way_out: str) -> None:
@@ -12,7 +19,11 @@ def check_room(needed: int, what: str, way_out: str) -> None:
         raise ValueError(f"{what} need {needed / GIB:.1f} GiB of memory, {free / GIB:.1f} GiB are free; {way_out}")
 
 
-def check_room_for_frames(frames: int, height: int, width: int, what: str) -> None:
-    """Raise ValueError where so many RGB frames of float32, and the host's copy of them, do not fit into memory."""
-    way_out = "give fewer frames or a smaller size"
-    check_room(2 * 3 * 4 * frames * height * width, f"{what} ({frames} frames of {width} x {height})", way_out)
+def check_room_for_frames(
+    frames: int, height: int, width: int, what: str, *, source: Tensor, samples: int, masks: int = 0
+) -> None:
+    """Raise ValueError where so many RGB frames of float32, the host's copy of them, `masks` masks for each of them and
+    the lookup of `samples` positions on a frame of the source (..., H, W) do not fit into memory."""
+    needed = 4 * (2 * 3 + masks) * frames * height * width
+    needed += SAMPLE_BYTES * samples + SOURCE_BYTES * source.shape[-2] * source.shape[-1] + WORKING_BYTES
+    check_room(needed, f"{what} ({frames} frames of {width} x {height})", "give fewer frames or a smaller size")

@@ -4,10 +4,22 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..viewpoint_core.partial import partial_erp_to_viewpoint
-from ..viewpoint_core.viewpoint_map import erp_to_viewpoint, erp_width_for_map, unit_pixels, viewpoint_to_erp
-from ..viewpoint_core.views import cubemap_to_viewpoint, viewpoint_to_cubemap
+from ..viewpoint_core.viewpoint_map import (
+    erp_to_viewpoint,
+    erp_width_for_map,
+    from_erp_samples,
+    to_erp_samples,
+    unit_pixels,
+    viewpoint_to_erp,
+)
+from ..viewpoint_core.views import (
+    cubemap_to_viewpoint,
+    from_cubemap_samples,
+    to_cubemap_samples,
+    viewpoint_to_cubemap,
+)
 from .convert import FACE_INPUTS, image_to_frames, mask_to_frames, own_frames_to_image, stack_faces
-from .host import node_schema
+from .host import node_schema, progress_bar
 from .inputs import MAX_SIZE, fusion_input, interpolation_input, map_size_input
 from .memory import check_room_for_frames
 
@@ -47,13 +59,16 @@ class ViewPointFromERP(io.ComfyNode):
     def execute(cls, erp: Tensor, map_size: int, interpolation: str, mask: Tensor | None = None) -> io.NodeOutput:
         """Convert, one core call, convert."""
         frames = image_to_frames(erp, "erp")
-        check_room_for_frames(len(frames), map_size, map_size, "the maps")
+        samples = from_erp_samples(map_size, frames.shape[-1])
+        check_room_for_frames(len(frames), map_size, map_size, "the maps", source=frames, samples=samples, masks=1)
+        progress = progress_bar(len(frames))
+        how = {"interpolation": interpolation, "on_frame": lambda: progress.update(1)}
         if mask is None:
-            viewpoint = erp_to_viewpoint(frames, map_size, interpolation=interpolation)
+            viewpoint = erp_to_viewpoint(frames, map_size, **how)
             known = frames.new_ones(len(frames), map_size, map_size)
         else:
             masks = mask_to_frames(mask.to(frames.device), "mask", len(frames), *frames.shape[-2:])
-            viewpoint, known = partial_erp_to_viewpoint(frames, masks, map_size, interpolation=interpolation)
+            viewpoint, known = partial_erp_to_viewpoint(frames, masks, map_size, **how)
         return io.NodeOutput(own_frames_to_image(viewpoint), known)
 
 
@@ -90,8 +105,12 @@ class ViewPointToERP(io.ComfyNode):
         """Convert, one core call, convert."""
         frames = image_to_frames(viewpoint, "viewpoint")
         width = width or erp_width_for_map(frames.shape[-1])
-        check_room_for_frames(len(frames), width // 2, width, "the panoramas")
-        erp = viewpoint_to_erp(frames, width, interpolation=interpolation, fusion=fusion)
+        samples = to_erp_samples(frames.shape[-1], width)
+        check_room_for_frames(len(frames), width // 2, width, "the panoramas", source=frames, samples=samples)
+        progress = progress_bar(len(frames))
+        erp = viewpoint_to_erp(
+            frames, width, interpolation=interpolation, fusion=fusion, on_frame=lambda: progress.update(1)
+        )
         return io.NodeOutput(own_frames_to_image(erp))
 
 
@@ -121,8 +140,13 @@ class ViewPointFromCubemap(io.ComfyNode):
     def execute(cls, map_size: int, interpolation: str, **faces: Tensor) -> io.NodeOutput:
         """Convert, one core call, convert."""
         cubemap = stack_faces([faces[name] for name in FACE_INPUTS])
-        check_room_for_frames(len(cubemap), map_size, map_size, "the maps")
-        return io.NodeOutput(own_frames_to_image(cubemap_to_viewpoint(cubemap, map_size, interpolation=interpolation)))
+        samples = from_cubemap_samples(map_size, cubemap.shape[-1])
+        check_room_for_frames(len(cubemap), map_size, map_size, "the maps", source=cubemap, samples=samples)
+        progress = progress_bar(len(cubemap))
+        viewpoint = cubemap_to_viewpoint(
+            cubemap, map_size, interpolation=interpolation, on_frame=lambda: progress.update(1)
+        )
+        return io.NodeOutput(own_frames_to_image(viewpoint))
 
 
 class ViewPointToCubemap(io.ComfyNode):
@@ -157,6 +181,10 @@ class ViewPointToCubemap(io.ComfyNode):
         """Convert, one core call, convert."""
         frames = image_to_frames(viewpoint, "viewpoint")
         size = face_size or round(2 * unit_pixels(frames.shape[-1]))
-        check_room_for_frames(len(frames), 6 * size, size, "the faces")
-        faces = viewpoint_to_cubemap(frames, size, interpolation=interpolation, fusion=fusion)
+        samples = to_cubemap_samples(frames.shape[-1], size)
+        check_room_for_frames(len(frames), 6 * size, size, "the faces", source=frames, samples=samples)
+        progress = progress_bar(6 * len(frames))
+        faces = viewpoint_to_cubemap(
+            frames, size, interpolation=interpolation, fusion=fusion, on_face=lambda: progress.update(1)
+        )
         return io.NodeOutput(*(own_frames_to_image(face) for face in faces.unbind(1)))

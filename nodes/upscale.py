@@ -16,6 +16,8 @@ from ..viewpoint_core.upright import (
     LOSSLESS_OVERSAMPLING,
     OVERSAMPLING,
     UprightLayout,
+    band_bytes,
+    chart_samples,
     upright_layout,
     upright_to_erp,
     viewpoint_to_upright,
@@ -26,7 +28,7 @@ from .camera import CameraPathType
 from .compose import hold_clip_input, overlay_inputs
 from .convert import FrameStream, image_to_frames
 from .host import check_upscale_model, loaded_upscaler, node_schema, progress_bar, workflow_metadata
-from .memory import check_room
+from .memory import SAMPLE_BYTES, WORKING_BYTES, check_room
 from .output import CODECS, check_choice, encoding_inputs, frame_rate, prefix_input, save_video
 
 CATEGORY = "ViewPoint/upscale"
@@ -50,8 +52,13 @@ class UpscalePlan:
 
     @property
     def working_bytes(self) -> int:
-        """What fusing needs beside the model: two charts of full size, the panorama twice."""
+        """What fusing needs beside the model where it runs: two charts of full size, the panorama twice."""
         return 3 * 4 * (2 * (self.layout.side * self.scale) ** 2 + self.width**2)
+
+    def lookup_bytes(self, map_size: int) -> int:
+        """What the lookups take in RAM: where the charts lie on maps of this side, and the panorama on the charts."""
+        lookups = SAMPLE_BYTES * chart_samples(map_size, self.layout) + band_bytes(self.layout, self.scale, self.width)
+        return lookups + WORKING_BYTES
 
 
 def plan_upscale(frames: Tensor, model: Any, width: int, passes: int, tile: int) -> UpscalePlan:
@@ -67,15 +74,15 @@ def plan_upscale(frames: Tensor, model: Any, width: int, passes: int, tile: int)
     if width > MAX_ERP_WIDTH:
         raise ValueError(f"the panorama would be {width} pixels wide; expected at most {MAX_ERP_WIDTH}")
     plan = replace(plan, width=width)
-    check_working_room(plan)
+    check_working_room(plan, frames.shape[-1])
     return plan
 
 
-def check_working_room(plan: UpscalePlan) -> None:
+def check_working_room(plan: UpscalePlan, map_size: int) -> None:
     """Raise ValueError where one panorama and its charts would not fit into free memory."""
     side = plan.layout.side * plan.scale
     check_room(
-        plan.working_bytes,
+        plan.working_bytes + plan.lookup_bytes(map_size),
         f"one panorama of {plan.width} x {plan.width // 2} and its charts of {side} x {side}",
         "expected fewer passes, or a model of a smaller factor",
     )

@@ -6,7 +6,7 @@ from torch import Tensor
 from ..viewpoint_core.camera_path import CameraPath, still_path
 from ..viewpoint_core.conditioning import GREY, extend_held, extend_unknown, known_whenever_seen
 from ..viewpoint_core.reorient import reorient_erp
-from ..viewpoint_core.views import place_view, render_view
+from ..viewpoint_core.views import place_samples, place_view, render_samples, render_view
 from .camera import CameraPathType, camera_path_input
 from .convert import image_to_frames, own_frames_to_image
 from .host import node_schema, progress_bar
@@ -84,7 +84,12 @@ class ViewPointPlaceView(io.ComfyNode):
                 f"length is {length} but the clip has {len(frames)} frames; load fewer (ViewPointLoadClip takes a part "
                 "of a video at any rate), or raise length"
             )
-        check_room_for_frames(max(length, len(frames)), map_size, map_size, "the maps")
+        masks = 0 if camera_path is None and hold_last else 2  # a still camera has one for all frames
+        fovs = angles["fov_deg"] if camera_path is None else camera_path.fov_deg
+        samples = place_samples(map_size, *frames.shape[-2:], fovs)
+        check_room_for_frames(
+            max(length, len(frames)), map_size, map_size, "the maps", source=frames, samples=samples, masks=masks
+        )
         progress = progress_bar(len(frames))
         placed, mask = place_view(
             frames,
@@ -97,6 +102,7 @@ class ViewPointPlaceView(io.ComfyNode):
         if hold_seen and camera_path is not None:
             placed, mask = known_whenever_seen(placed, mask)
         image, masks = own_frames_to_image(placed), mask.expand(len(frames), -1, -1)
+        del placed  # a third copy otherwise, where frames are held
         more = max(0, length - len(frames))
         if hold_last:
             image, masks = extend_held(image, more), extend_held(masks, more)
@@ -147,7 +153,9 @@ class ViewPointRenderView(io.ComfyNode):
         """Convert, one core call, convert."""
         frames = image_to_frames(erp, "erp")
         count = len(frames) if camera_path is None else len(camera_path)
-        check_room_for_frames(count, height, width, "the views")
+        fovs = angles["fov_deg"] if camera_path is None else camera_path.fov_deg
+        samples = render_samples(frames.shape[-1], height, width, fovs)
+        check_room_for_frames(count, height, width, "the views", source=frames, samples=samples)
         progress = progress_bar(count)
         view = render_view(
             frames,
@@ -192,7 +200,8 @@ class ViewPointReorient(io.ComfyNode):
         """Convert, one core call, convert."""
         frames = image_to_frames(erp, "erp")
         count = len(frames) if camera_path is None else len(camera_path)
-        check_room_for_frames(count, *frames.shape[-2:], "the panoramas")
+        samples = frames.shape[-2] * frames.shape[-1]
+        check_room_for_frames(count, *frames.shape[-2:], "the panoramas", source=frames, samples=samples)
         progress = progress_bar(count)
         turned = reorient_erp(
             frames, path=camera_path, interpolation=interpolation, on_frame=lambda: progress.update(1), **angles

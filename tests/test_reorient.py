@@ -51,7 +51,7 @@ def test_turning_back_gives_the_panorama_again() -> None:
 
 def test_positions_are_the_same_whatever_is_worked_on_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = rotation_grid(16, 32, view_rotation(10, 20, 30))
-    monkeypatch.setattr("viewpoint_core.reorient.BAND_PIXELS", 32 * 3)
+    monkeypatch.setattr("viewpoint_core.resample.BAND_PIXELS", 32 * 3)
     banded = rotation_grid(16, 32, view_rotation(10, 20, 30))
     assert torch.equal(whole.x, banded.x)
     assert torch.equal(whole.y, banded.y)

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from tests import reference
 from tests.analytic import SHARED, smooth, ws_psnr
-from viewpoint_core import viewpoint_map
+from tests.in_host.memory_peak import peak_bytes
+from viewpoint_core import resample, viewpoint_map
+from viewpoint_core.kept import KEPT_RESULTS
+from viewpoint_core.resample import BAND_PIXELS, Grid
 from viewpoint_core.sphere import erp_directions
 from viewpoint_core.viewpoint_map import (
-    GRID_CACHE_SIZE,
     MapLookup,
     direction_to_subregion,
     erp_to_viewpoint,
@@ -70,9 +72,10 @@ def up_plane(direction: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def assert_same_lookup(one: MapLookup, other: MapLookup) -> None:
-    assert one.second is not None
-    assert other.second is not None
     for a, b in [(one.first, other.first), (one.second, other.second)]:
+        if a is None or b is None:
+            assert a is b
+            continue
         assert torch.equal(a.x, b.x)
         assert torch.equal(a.y, b.y)
     assert torch.equal(one.weight, other.weight)
@@ -432,7 +435,7 @@ def test_cached_calls_equal_uncached_ones_bit_for_bit() -> None:
     results = []
     for _ in range(2):
         for cache in (viewpoint_map.erp_lookup, viewpoint_map.map_from_erp_grid, viewpoint_map.fusion_lookup):
-            cache.cache_clear()
+            cache.clear()
         for _ in range(2):
             results.append((viewpoint_to_erp(viewpoint, 128), erp_to_viewpoint(erp, 64), fuse_overlaps(viewpoint)))
     for result in results[1:]:
@@ -441,11 +444,34 @@ def test_cached_calls_equal_uncached_ones_bit_for_bit() -> None:
 
 def test_caches_are_bounded() -> None:
     viewpoint = torch.zeros(1, 32, 32)
-    for width in range(16, 16 + 4 * (GRID_CACHE_SIZE + 4), 4):
+    for width in range(16, 16 + 4 * (KEPT_RESULTS + 4), 4):
         viewpoint_to_erp(viewpoint, width)
-    assert viewpoint_map.erp_lookup.cache_info().currsize <= GRID_CACHE_SIZE
-    for cache in (viewpoint_map.erp_lookup, viewpoint_map.map_from_erp_grid, viewpoint_map.fusion_lookup):
-        assert cache.cache_info().maxsize == GRID_CACHE_SIZE
+    assert len(viewpoint_map.erp_lookup.results) == KEPT_RESULTS
+
+
+@pytest.mark.parametrize("fusion", [True, False])
+def test_bands_change_nothing(monkeypatch: pytest.MonkeyPatch, fusion: bool) -> None:
+    def build() -> tuple[MapLookup, Grid, Tensor]:
+        lookup = viewpoint_map.build_erp_lookup(64, 40, fusion)
+        return lookup, viewpoint_map.build_map_from_erp_grid(96, 256, 512), viewpoint_to_erp(viewpoint, 40)
+
+    viewpoint = random_image(3, 64, 64)
+    whole = build()
+    monkeypatch.setattr(resample, "BAND_PIXELS", 500)
+    viewpoint_map.erp_lookup.clear()
+    banded = build()
+    assert whole[0].factor > 1
+    assert whole[1].factor > 1
+    assert_same_lookup(banded[0], whole[0])
+    assert torch.equal(banded[1].x, whole[1].x)
+    assert torch.equal(banded[1].y, whole[1].y)
+    assert torch.equal(banded[2], whole[2])
+
+
+def test_a_large_lookup_is_made_in_little_more_memory_than_it_takes() -> None:
+    pixels = 1024 * 2048
+    assert peak_bytes(lambda: viewpoint_map.build_erp_lookup(512, 2048, True)) < 40 * pixels + 512 * BAND_PIXELS
+    assert peak_bytes(lambda: viewpoint_map.build_map_from_erp_grid(1440, 720, 1440)) < 9 * 1440**2 + 256 * BAND_PIXELS
 
 
 # Filtering

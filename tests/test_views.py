@@ -8,12 +8,14 @@ from torch import Tensor
 
 from tests import reference
 from tests.analytic import pixel_solid_angle, smooth
-from viewpoint_core import views
+from viewpoint_core import resample, views
 from viewpoint_core.camera import check_fov, direction_to_view, focal_length, view_directions
+from viewpoint_core.kept import KEPT_RESULTS
 from viewpoint_core.sphere import erp_directions, rotate_yaw
-from viewpoint_core.viewpoint_map import GRID_CACHE_SIZE, SUBREGIONS, map_directions, viewpoint_to_erp
+from viewpoint_core.viewpoint_map import SUBREGIONS, map_directions, unit_pixels, viewpoint_to_erp
 from viewpoint_core.views import (
     FACES,
+    cubemap_to_erp,
     cubemap_to_viewpoint,
     face_directions,
     place_view,
@@ -372,21 +374,39 @@ def yaw_matrix(yaw: float) -> Tensor:
 
 
 def test_view_caches_are_bounded() -> None:
-    for yaw in range(GRID_CACHE_SIZE + 3):
-        place_view(torch.zeros(1, 8, 8), 32, yaw_deg=float(yaw))
+    for yaw in range(KEPT_RESULTS + 3):
         render_view(torch.zeros(1, 16, 32), 8, 8, yaw_deg=float(yaw))
-    for cache in (views.view_grid, views.erp_view_grid, views.faces_grid, views.face_margin_grid, views.face_lookup):
-        assert cache.cache_info().maxsize == GRID_CACHE_SIZE
-        assert cache.cache_info().currsize <= GRID_CACHE_SIZE
+    assert len(views.erp_view_grid.results) == KEPT_RESULTS
 
 
-def test_cached_view_grids_equal_uncached_bit_for_bit() -> None:
-    arguments = 64, 32, 32, 10.0, 20.0, 30.0, 80.0
-    for _ in range(2):
-        (cached, seen), (fresh, fresh_seen) = views.view_grid(*arguments), views.view_grid.__wrapped__(*arguments)
-        assert torch.equal(cached.x, fresh.x)
-        assert torch.equal(cached.y, fresh.y)
-        assert torch.equal(seen, fresh_seen)
+def test_bands_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    faces, view, erp = random_image(6, 3, 24, 24), random_image(3, 90, 160), random_image(3, 128, 256)
+    viewpoint = random_image(3, 64, 64)
+    kept = (views.erp_view_grid, views.faces_grid, views.face_margin_grid, views.erp_faces_grid, views.face_lookup)
+
+    def make() -> list[Tensor]:
+        for lookups in kept:
+            lookups.clear()
+        drawn = place_view(view, 64, yaw_deg=20, pitch_deg=30, fov_deg=100)
+        seen = render_view(erp, 9, 16, pitch_deg=-70, roll_deg=3)
+        cubes = [cubemap_to_viewpoint(faces, 64), cubemap_to_erp(faces, 64), viewpoint_to_cubemap(viewpoint, 10)]
+        return [*drawn, seen, *cubes]
+
+    whole = make()
+    monkeypatch.setattr(resample, "BAND_PIXELS", 300)
+    assert all(torch.equal(one, other) for one, other in zip(make(), whole, strict=True))
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("size", [(40, 40), (36, 64), (300, 200)])
+def test_a_view_is_drawn_near_it_as_on_the_whole_map(size: tuple[int, int], interpolation: str) -> None:
+    view, camera = random_image(2, 3, *size), {"yaw_deg": 10.0, "pitch_deg": 20.0, "roll_deg": 30.0, "fov_deg": 80.0}
+    factor, reduction = views.view_filtering(unit_pixels(96), 96, *size, camera["fov_deg"])
+    grid, seen = views.locate_on_view(map_directions(96, factor), *size, factor, reduction, **camera)
+    wanted, cover = views.draw_view(view, grid, seen, 96, camera["fov_deg"], interpolation, 0.25)
+    placed, mask = place_view(view, 96, **camera, interpolation=interpolation, fill=0.25)
+    assert torch.equal(placed, wanted)
+    assert torch.equal(mask, cover)
 
 
 @pytest.mark.parametrize("fov_deg", [4.0, 20.0, 60.0])
@@ -394,12 +414,12 @@ def test_a_view_much_finer_than_the_map_keeps_its_mean_and_needs_no_more_memory_
     fov_deg: float,
 ) -> None:
     view = random_image(1, 720, 1280)
-    grid, _ = views.view_grid(256, 720, 1280, 0.0, 0.0, 0.0, fov_deg)
-    assert grid.x.shape[0] <= 8 * 256
+    factor, reduction = views.view_filtering(unit_pixels(256), 256, 720, 1280, fov_deg)
+    assert factor <= 8
     placed, mask = place_view(view, 256, fov_deg=fov_deg)
     inside = placed[0][mask == 1]
     assert abs(float(inside.mean()) - 0.5) < 0.02
-    assert float(inside.std()) < 0.2 / grid.reduction
+    assert float(inside.std()) < 0.2 / reduction
 
 
 def test_a_gradient_much_finer_than_the_map_stays_where_it_is() -> None:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from .sphere import pixel_grid
+from .sphere import EVERY, pixel_grid
 
 
 def check_fov(fov_deg: float) -> None:
@@ -31,10 +31,18 @@ def view_rotation(yaw_deg: float, pitch_deg: float, roll_deg: float) -> Tensor:
 
 
 def view_directions(
-    height: int, width: int, *, yaw_deg: float = 0, pitch_deg: float = 0, roll_deg: float = 0, fov_deg: float = 90
+    height: int,
+    width: int,
+    *,
+    yaw_deg: float = 0,
+    pitch_deg: float = 0,
+    roll_deg: float = 0,
+    fov_deg: float = 90,
+    rows: slice = EVERY,
 ) -> Tensor:
-    """Direction of every pixel of a view with square pixels. float64 (height, width, 3); not of unit length."""
-    x, y = pixel_grid(height, width)
+    """Direction of every pixel of a view with square pixels, or of those in some rows. float64 (height, width, 3); not
+    of unit length."""
+    x, y = pixel_grid(height, width, rows)
     focal = focal_length(width, fov_deg)
     rays = torch.stack([(x - width / 2) / focal, (y - height / 2) / focal, torch.ones_like(x)], dim=-1)
     return rays @ view_rotation(yaw_deg, pitch_deg, roll_deg).T

@@ -7,7 +7,7 @@ from torch import Tensor
 GREY = 0.5  # 0 in [-1, 1]
 SPATIAL_COMPRESSION = 8
 TEMPORAL_COMPRESSION = 4
-ROWS_AT_ONCE = 64
+ROWS_AT_ONCE = 16
 
 
 def check_length(length: int) -> None:
@@ -52,10 +52,11 @@ def extend_unknown(video: Tensor, frames: int, fill: float) -> Tensor:
 
 
 def extend_held(video: Tensor, frames: int) -> Tensor:
-    """A video or mask (T, ...) whose last frame stays for `frames` more; of a single picture a view, not to be changed
-    in place."""
-    last = video[-1:].expand(frames + 1, *video.shape[1:])
-    return torch.cat([video[:-1], last]) if len(video) > 1 else last
+    """A video or mask (T, ...) whose last frame stays for `frames` more. Not to be changed in place: of one picture, or
+    of one that `expand` repeated, it is a view, and without more frames the video itself."""
+    if len(video) == 1 or video.stride(0) == 0:
+        return video[:1].expand(len(video) + frames, *video.shape[1:])
+    return torch.cat([video, video[-1:].expand(frames, *video.shape[1:])]) if frames else video
 
 
 def known_whenever_seen(video: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,7 @@
 """Panoramas of which only a part is known: to the map, with no trace of the unknown part on the known one."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,12 +19,19 @@ def surrounded(known: Tensor, radius: int) -> Tensor:
 
 
 def partial_erp_to_viewpoint(
-    erp: Tensor, mask: Tensor, map_size: int, *, interpolation: str = "bicubic", fill: float = GREY
+    erp: Tensor,
+    mask: Tensor,
+    map_size: int,
+    *,
+    interpolation: str = "bicubic",
+    fill: float = GREY,
+    on_frame: Callable[[], None] = lambda: None,
 ) -> tuple[Tensor, Tensor]:
     """ERP images (T, C, H, 2H) known where masks (T, H, 2H) in [0, 1] are above 0 -> maps and masks (T, S, S).
 
     The mask is read by nearest, and the map is `fill` where it is 0. Near the border of what is known only known pixels
-    are averaged; further in, it is `erp_to_viewpoint`. Raises ValueError where the mask does not fit.
+    are averaged; further in, it is `erp_to_viewpoint`. `on_frame` is called once a frame. Raises ValueError where the
+    mask does not fit.
     """
     check_erp(erp)
     check_map_size(map_size)
@@ -30,11 +39,10 @@ def partial_erp_to_viewpoint(
         raise ValueError(f"ERP frames {tuple(erp.shape)} and their mask {tuple(mask.shape)} do not fit")
     grid = map_from_erp_grid(map_size, *erp.shape[-2:])
     kernel = "nearest" if interpolation == "nearest" else "bilinear"
-    maps, masks = (
-        erp.new_empty(len(erp), erp.shape[1], map_size, map_size),
-        erp_to_viewpoint(mask[:, None].to(erp), map_size, interpolation="nearest"),
-    )
+    maps = erp.new_empty(len(erp), erp.shape[1], map_size, map_size)
+    masks = erp.new_empty(len(erp), 1, map_size, map_size)
     for frame, out, part, shown in zip(erp, maps, mask, masks, strict=True):
+        shown.copy_(erp_to_viewpoint(part[None].to(erp), map_size, interpolation="nearest"))
         work = frame if frame.dtype == torch.float64 else frame.float()
         known = (part > 0).to(work)[None]
         weights = torch.cat([known, surrounded(known[None], grid.reduction)[0]])
@@ -44,4 +52,5 @@ def partial_erp_to_viewpoint(
         inside = sample(colours, grid, interpolation=interpolation, border="erp")
         values = torch.where(weights[1:] > WHOLE, inside, near)
         out.copy_(torch.where(shown > 0, values, fill))
+        on_frame()
     return maps, masks[:, 0]

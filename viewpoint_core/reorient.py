@@ -3,37 +3,47 @@
 import math
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from .camera import view_rotation
 from .camera_path import CameraPath
-from .resample import Grid, check_interpolation, sample
+from .resample import Grid, banded_grid, check_interpolation, sample
 from .sphere import direction_to_erp, erp_directions
 from .viewpoint_map import check_erp
 from .views import check_frames
 
-BAND_PIXELS = 1 << 20  # whose directions, in float64, are held at once
-
 
 def rotation_grid(height: int, width: int, rotation: Tensor) -> Grid:
     """Where the pixels of a turned ERP lie on the one before, for a camera-to-world rotation (3, 3)."""
-    grid = Grid(torch.empty(height, width), torch.empty(height, width))
-    step = max(1, BAND_PIXELS // width)
-    for top in range(0, height, step):
-        rows = slice(top, min(top + step, height))
-        x, y = direction_to_erp(erp_directions(height, width, rows) @ rotation.T, height, width)
-        grid.x[rows], grid.y[rows] = x.float(), y.float()
-    return grid
+    return banded_grid(
+        height, width, lambda rows: direction_to_erp(erp_directions(height, width, rows) @ rotation.T, height, width)
+    )
 
 
-def rotate_erp(erp: Tensor, rotation: Tensor, *, interpolation: str = "bicubic") -> Tensor:
+def rotate_erp(
+    erp: Tensor,
+    rotation: Tensor,
+    *,
+    interpolation: str = "bicubic",
+    on_frame: Callable[[], None] = lambda: None,
+) -> Tensor:
     """What a camera of this camera-to-world rotation (3, 3) sees of ERP images (..., C, H, 2H), as such images.
 
-    Bicubic values may leave the source's range a little. Raises ValueError for an image that is not 2:1.
+    Bicubic values may leave the source's range a little. `on_frame` is called once an image. Raises ValueError for an
+    image that is not 2:1.
     """
     check_erp(erp)
-    return sample(erp, rotation_grid(*erp.shape[-2:], rotation), interpolation=interpolation, border="erp")
+    grid = rotation_grid(*erp.shape[-2:], rotation)
+    return sample(erp, grid, interpolation=interpolation, border="erp", on_frame=on_frame)
+
+
+def rolled(erp: Tensor, columns: int, on_frame: Callable[[], None]) -> Tensor:
+    """ERP images (..., C, H, 2H) moved to the right by whole pixels, one after another."""
+    out = erp.new_empty(erp.shape)
+    for source, result in zip(erp.reshape(-1, *erp.shape[-3:]), out.view(-1, *erp.shape[-3:]), strict=True):
+        result.copy_(source.roll(columns, dims=-1))
+        on_frame()
+    return out
 
 
 def reorient_erp(
@@ -50,7 +60,7 @@ def reorient_erp(
 
     A turn to the side by whole pixels moves them and computes none. With a path the ERP is a video (T, C, H, 2H) with a
     frame for each of its cameras, or one frame (1, C, H, 2H) that all of them look at; the angles turn the path as a
-    whole, its fields of view do not count, and `on_frame` is called once a frame. Raises ValueError for images that are
+    whole, and its fields of view do not count. `on_frame` is called once a frame. Raises ValueError for images that are
     not 2:1, and where lengths differ.
     """
     check_erp(erp)
@@ -58,8 +68,9 @@ def reorient_erp(
     if path is None:
         columns = yaw_deg / 360 * erp.shape[-1]
         if pitch_deg == roll_deg == 0 and math.isclose(columns, round(columns), abs_tol=1e-6):
-            return erp.roll(-round(columns), dims=-1)
-        return rotate_erp(erp, view_rotation(yaw_deg, pitch_deg, roll_deg), interpolation=interpolation)
+            return rolled(erp, -round(columns), on_frame)
+        rotation = view_rotation(yaw_deg, pitch_deg, roll_deg)
+        return rotate_erp(erp, rotation, interpolation=interpolation, on_frame=on_frame)
     if erp.ndim != 4 or len(erp) != 1:
         check_frames(erp, path, "erp")
     turned = erp.new_empty(len(path), *erp.shape[1:])

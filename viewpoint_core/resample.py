@@ -1,6 +1,7 @@
 """The one routine that samples images: positions in pixels, three kinds of border, filtering for finer sources."""
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest")
 MARGIN = 3  # a bicubic kernel reaches two pixels beyond a position that lies on the border
 MAX_FACTOR = 8
+BAND_PIXELS = 1 << 18  # whose positions are worked out, in float64, or sampled at once
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,29 @@ class Grid:
     y: Tensor
     factor: int = 1
     reduction: int = 1
+
+
+def row_bands(height: int, width: int, pixels: int | None = None) -> Iterator[slice]:
+    """All rows of an image, a band of about `pixels` (by default BAND_PIXELS) pixels at a time."""
+    step = max(1, (pixels or BAND_PIXELS) // max(1, width))
+    for top in range(0, height, step):
+        yield slice(top, min(top + step, height))
+
+
+def rows_within(rows: slice, top: int, height: int) -> slice:
+    """Which rows of a part of an image, its first row `top`, lie in a band of the image's rows."""
+    start = min(max(rows.start - top, 0), height)
+    return slice(start, min(max(rows.stop - top, start), height))
+
+
+def banded_grid(
+    height: int, width: int, locate: Callable[[slice], tuple[Tensor, Tensor]], factor: int = 1, reduction: int = 1
+) -> Grid:
+    """The Grid (height, width) of the x and y that `locate` gives for some rows, asked band by band."""
+    grid = Grid(torch.empty(height, width), torch.empty(height, width), factor, reduction)
+    for rows in row_bands(height, width):
+        grid.x[rows], grid.y[rows] = locate(rows)
+    return grid
 
 
 def filtering(
@@ -74,26 +99,37 @@ def check_interpolation(interpolation: str) -> None:
 
 
 def sample(
-    image: Tensor, grid: Grid, *, interpolation: str = "bicubic", border: str = "edge", weight: Tensor | None = None
+    image: Tensor,
+    grid: Grid,
+    *,
+    interpolation: str = "bicubic",
+    border: str = "edge",
+    weight: Tensor | None = None,
+    on_frame: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Sample images (..., C, H, W) at a grid -> (..., C, h, w), same dtype and device.
 
     Computes in float32 at least. `border`: "erp" or "edge". A grid with factor > 1 is averaged over factor x factor,
-    each sample times its weight (factor h, factor w) where one is given.
+    each sample times its weight (factor h, factor w) where one is given. `on_frame` is called after each image.
     """
     check_interpolation(interpolation)
     lead, (channels, height, width) = image.shape[:-3], image.shape[-3:]
     work = image.dtype if image.dtype == torch.float64 else torch.float32
     source = image.reshape(-1, 1, channels, height, width)
-    margin = MARGIN * grid.reduction
-    x = (grid.x.to(image.device, work) + margin) * (2 / (width + 2 * margin)) - 1
-    y = (grid.y.to(image.device, work) + margin) * (2 / (height + 2 * margin)) - 1
-    positions = torch.stack([x, y], dim=-1)[None]
-    size = (grid.y.shape[0] // grid.factor, grid.y.shape[1] // grid.factor)
+    margin, factor = MARGIN * grid.reduction, grid.factor
+    positions = torch.empty(1, *grid.x.shape, 2, dtype=work, device=image.device)
+    for axis, (at, side) in enumerate(((grid.x, width), (grid.y, height))):
+        positions[0, ..., axis] = (at.to(image.device, work) + margin) * (2 / (side + 2 * margin)) - 1
+    size = (grid.y.shape[0] // factor, grid.y.shape[1] // factor)
     out = image.new_empty(source.shape[0], channels, *size)
-    for frame, result in zip(source, out, strict=True):  # factor^2 times the memory, so a frame at a time
+    for frame, result in zip(source, out, strict=True):
         padded = shrink(PADDINGS[border](frame.to(work), margin), grid.reduction)
-        values = F.grid_sample(padded, positions, mode=interpolation, padding_mode="border", align_corners=False)
-        values = values if weight is None else values * weight
-        result.copy_((F.avg_pool2d(values, grid.factor) if grid.factor > 1 else values)[0])
+        for rows in row_bands(size[0], size[1] * factor**2):
+            fine = slice(rows.start * factor, rows.stop * factor)
+            values = F.grid_sample(
+                padded, positions[:, fine], mode=interpolation, padding_mode="border", align_corners=False
+            )
+            values = values if weight is None else values * weight[fine]
+            result[:, rows] = (F.avg_pool2d(values, factor) if factor > 1 else values)[0]
+        on_frame()
     return out.reshape(*lead, channels, *size)

@@ -16,9 +16,9 @@ def pixel_centres(count: int) -> Tensor:
     return torch.arange(count, dtype=torch.float64) + 0.5
 
 
-def pixel_grid(height: int, width: int) -> tuple[Tensor, Tensor]:
-    """x and y of all pixel centres of an image. Two float64 (height, width)."""
-    y, x = torch.meshgrid(pixel_centres(height), pixel_centres(width), indexing="ij")
+def pixel_grid(height: int, width: int, rows: slice = EVERY) -> tuple[Tensor, Tensor]:
+    """x and y of all pixel centres of an image, or of those in some rows. Two float64 (height, width)."""
+    y, x = torch.meshgrid(pixel_centres(height)[rows], pixel_centres(width), indexing="ij")
     return x, y
 
 

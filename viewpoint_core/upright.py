@@ -7,26 +7,25 @@ lie in the middle of views that look straight up and straight down.
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .camera import direction_to_view, view_directions
-from .resample import Grid, filtering, sample
+from .camera import direction_to_view
+from .kept import Kept
+from .resample import Grid, banded_grid, filtering, row_bands, sample
 from .sphere import erp_directions
 from .viewpoint_map import (
-    GRID_CACHE_SIZE,
     MapLookup,
+    banded_lookup,
     check_erp_width,
     check_map,
-    locate_on_map,
     map_filtering,
     sample_map,
     unit_pixels,
 )
-from .views import FACE_YAW_PITCH, FACES
+from .views import FACE_YAW_PITCH, FACES, stacked_directions
 
 REACH = 1.25  # how far a chart counts, in half faces: 6.3 degrees beyond its face
 GUARD = 8  # pixels beyond that, which are cut away: networks go wrong at a picture's border
@@ -55,16 +54,24 @@ def upright_layout(map_size: int, oversampling: float = OVERSAMPLING) -> Upright
     return UprightLayout(density, 2 * math.ceil(density * REACH + GUARD))
 
 
-@lru_cache(GRID_CACHE_SIZE)
+def chart_samples(map_size: int, layout: UprightLayout) -> int:
+    """How many positions `viewpoint_to_upright` looks up."""
+    return len(FACES) * (layout.side * map_filtering(map_size, layout.density)[0]) ** 2
+
+
+@Kept
 def chart_lookup(map_size: int, layout: UprightLayout) -> MapLookup:
     """Map positions of the six charts' pixels, one chart below the other."""
     factor, reduction = map_filtering(map_size, layout.density)
     side = layout.side * factor
-    rays = [
-        view_directions(side, side, yaw_deg=yaw, pitch_deg=pitch, fov_deg=layout.fov_deg)
-        for yaw, pitch in (FACE_YAW_PITCH[face] for face in FACES)
-    ]
-    return locate_on_map(torch.cat(rays), map_size, factor=factor, reduction=reduction)
+    return banded_lookup(
+        len(FACES) * side,
+        side,
+        lambda rows: stacked_directions(side, layout.fov_deg, rows),
+        map_size,
+        factor=factor,
+        reduction=reduction,
+    )
 
 
 def viewpoint_to_upright(viewpoint: Tensor, layout: UprightLayout, *, interpolation: str = "bicubic") -> Tensor:
@@ -112,20 +119,50 @@ def build_bands(face: str, width: int, side: int, fov_deg: float, factor: int) -
         "F": (range(height // 2 - beside, height // 2 + beside), range(width // 2 - beside, width // 2 + beside)),
         "U": (range(below), range(width)),
     }[face]
-    step = max(1, BAND_SAMPLES // (len(columns) * factor**2))
     yaw_deg, pitch_deg = FACE_YAW_PITCH[face]
+
+    def locate(fine: slice) -> tuple[Tensor, Tensor]:
+        direction = erp_directions(
+            height * factor, width * factor, fine, slice(columns.start * factor, columns.stop * factor)
+        )
+        return direction_to_view(direction, side, side, yaw_deg=yaw_deg, pitch_deg=pitch_deg, fov_deg=fov_deg)[:2]
+
+    def weigh(coarse: slice) -> Tensor:
+        direction = erp_directions(height, width, coarse, slice(columns.start, columns.stop))
+        return chart_weights(direction)[FACES.index(face)].float()
+
     bands = []
-    for part in (rows[start : start + step] for start in range(0, len(rows), step)):
-        fine = [slice(r.start * factor, r.stop * factor) for r in (part, columns)]
-        direction = erp_directions(height * factor, width * factor, *fine)
-        x, y, _ = direction_to_view(direction, side, side, yaw_deg=yaw_deg, pitch_deg=pitch_deg, fov_deg=fov_deg)
-        coarse = [slice(r.start, r.stop) for r in (part, columns)]
-        weight = chart_weights(erp_directions(height, width, *coarse))[FACES.index(face)]
-        bands.append(Band(part.start, columns.start, Grid(x.float(), y.float(), factor), weight.float()))
+    for part in row_bands(len(rows), len(columns) * factor**2, BAND_SAMPLES):
+        first, count = rows[part.start], part.stop - part.start
+        grid = banded_grid(
+            count * factor, len(columns) * factor, lambda band, top=first * factor: locate(moved(band, top)), factor
+        )
+        weight = torch.cat([weigh(moved(band, first)) for band in row_bands(count, len(columns))])
+        bands.append(Band(first, columns.start, grid, weight))
     return tuple(bands)
 
 
-chart_bands = lru_cache(2)(build_bands)  # F and U of one size, 0.5 GB at 8K
+def moved(rows: slice, top: int) -> slice:
+    """A band of a part's rows as rows of the whole, for the part's first row."""
+    return slice(rows.start + top, rows.stop + top)
+
+
+@Kept
+def chart_bands(width: int, side: int, fov_deg: float, factor: int) -> dict[str, tuple[Band, ...]]:
+    """The bands of F and U of one size, 0.2 to 0.6 GB at 8K."""
+    return {face: build_bands(face, width, side, fov_deg, factor) for face in "FU"}
+
+
+def edge_factor(density: float, width: int, side: int) -> int:
+    """The supersampling that a chart of this density and side needs at its edges, where it is finer."""
+    target = width / (2 * math.pi)
+    return filtering(min(density, target), target, side, EDGE_DENSITY * density)[0]
+
+
+def band_bytes(layout: UprightLayout, scale: int, width: int) -> int:
+    """What `upright_to_erp` keeps of charts `scale` times as fine as the layout, for an ERP image of this width."""
+    factor = edge_factor(min(layout.density * scale, width / (2 * math.pi)), width, layout.side * scale)
+    return (8 * factor**2 + 4) * width**2 // 4  # the rectangles of F and U take a quarter of the width's square
 
 
 def match_density(chart: Tensor, layout: UprightLayout, width: int) -> tuple[Tensor, int]:
@@ -136,7 +173,7 @@ def match_density(chart: Tensor, layout: UprightLayout, width: int) -> tuple[Ten
     if side > finest:
         chart = F.interpolate(chart[None], size=(finest, finest), mode="bicubic", antialias=True)[0]
     density = layout.density * chart.shape[-1] / layout.side
-    return chart, filtering(min(density, target), target, chart.shape[-1], EDGE_DENSITY * density)[0]
+    return chart, edge_factor(density, width, chart.shape[-1])
 
 
 def add_wrapped(image: Tensor, part: Tensor, row: int, column: int) -> None:
@@ -161,7 +198,8 @@ def upright_to_erp(charts: Iterable[Tensor], layout: UprightLayout, width: int) 
         upside_down = face == "D"  # what looks down is what looks up, upside down
         chart = chart.flip(-2) if upside_down else chart
         turn = round(FACE_YAW_PITCH[face][0] / 360 * width)
-        for band in chart_bands("U" if face in "UD" else "F", width, chart.shape[-1], layout.fov_deg, factor):
+        bands = chart_bands(width, chart.shape[-1], layout.fov_deg, factor)
+        for band in bands["U" if face in "UD" else "F"]:
             seen = sample(chart, band.grid) * band.weight.to(chart)
             row = width // 2 - band.row - seen.shape[-2] if upside_down else band.row
             add_wrapped(erp, seen.flip(-2) if upside_down else seen, row, band.column + turn)

@@ -5,18 +5,28 @@ face plane, p right, q down, in units of half a face side; one unit is r / (2 sq
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from .resample import MARGIN, Grid, check_image, filtering, pad_edge, sample
-from .sphere import direction_to_erp, erp_directions, pixel_grid, rotate_yaw
+from .kept import Kept
+from .resample import (
+    MARGIN,
+    Grid,
+    banded_grid,
+    check_image,
+    filtering,
+    pad_edge,
+    row_bands,
+    rows_within,
+    sample,
+)
+from .sphere import EVERY, direction_to_erp, erp_directions, pixel_grid, rotate_yaw
 
 MAP_MULTIPLE = 32
 SQRT2 = math.sqrt(2)
-GRID_CACHE_SIZE = 8
 EASED_BELOW = 0.4  # a share of U's blend; 0.45 falls below a bound of the test against the published panoramas
 
 
@@ -156,18 +166,21 @@ def weight_on_grid(p: Tensor, q: Tensor, weight: Tensor, map_size: int) -> Tenso
     return torch.where(p.abs() > q.abs(), ((2 * n * weight - 1) / (2 * (n - 1))).clamp(0, 1), weight)
 
 
-def map_directions(map_size: int, factor: int = 1) -> Tensor:
-    """Direction of every map pixel, float64 (S, S, 3); with factor f, of f x f points inside each: (f S, f S, 3)."""
+def map_directions(map_size: int, factor: int = 1, rows: slice = EVERY) -> Tensor:
+    """Direction of every map pixel, float64 (S, S, 3); with factor f, of f x f points inside each: (f S, f S, 3), or of
+    those in some rows of that."""
     check_map_size(map_size)
     side = map_size // 2
-    x, y = pixel_grid(side * factor, side * factor)
-    x, y = (x / factor - side / 2) / unit_pixels(map_size), (y / factor - side / 2) / unit_pixels(map_size)
-    quadrants = {}
+    band = slice(*rows.indices(map_size * factor)[:2])
+    out = torch.empty(band.stop - band.start, map_size * factor, 3, dtype=torch.float64)
     for region in SUBREGIONS:
-        own = subregion_to_direction(*pixels_to_subregion(x, y, region))
-        quadrants[region.row, region.column] = rotate_yaw(own, math.radians(region.yaw_deg))
-    rows = [torch.cat([quadrants[row, 0], quadrants[row, 1]], dim=1) for row in (0, 1)]
-    return torch.cat(rows, dim=0)
+        top, left = region.row * side * factor, region.column * side * factor
+        part = rows_within(band, top, side * factor)
+        x, y = pixel_grid(side * factor, side * factor, part)
+        x, y = (x / factor - side / 2) / unit_pixels(map_size), (y / factor - side / 2) / unit_pixels(map_size)
+        own = rotate_yaw(subregion_to_direction(*pixels_to_subregion(x, y, region)), math.radians(region.yaw_deg))
+        out[part.start + top - band.start :, left:][: len(own), : side * factor] = own
+    return out
 
 
 def pixels_to_subregion(x: Tensor, y: Tensor, region: Subregion) -> tuple[Tensor, Tensor]:
@@ -265,8 +278,41 @@ def locate_on_map(
     return MapLookup(Grid(x[0], y[0], reduction=reduction), second, weight, overlap, factor)
 
 
-def sample_map(viewpoint: Tensor, lookup: MapLookup, *, interpolation: str = "bicubic") -> Tensor:
-    """Sample maps (..., C, S, S) at a lookup -> (..., C, h, w), same dtype and device, a frame at a time."""
+def banded_lookup(
+    height: int,
+    width: int,
+    directions: Callable[[slice], Tensor],
+    map_size: int,
+    *,
+    fusion: bool = True,
+    factor: int = 1,
+    reduction: int = 1,
+) -> MapLookup:
+    """`locate_on_map` of the directions (height, width, 3) that `directions` gives for some rows, band by band."""
+    first = Grid(torch.empty(height, width), torch.empty(height, width), reduction=reduction)
+    weight, seconds, overlaps = torch.empty(2 if fusion else 1, height, width), [], []
+    for rows in row_bands(height, width):
+        band = locate_on_map(directions(rows), map_size, fusion=fusion, reduction=reduction)
+        first.x[rows], first.y[rows], weight[:, rows] = band.first.x, band.first.y, band.weight
+        overlaps.append(band.overlap + rows.start * width)
+        if band.second is not None:
+            seconds.append(band.second)
+    second = None
+    if seconds:
+        x, y = (torch.cat([getattr(grid, axis) for grid in seconds], dim=1) for axis in "xy")
+        second = Grid(x, y, reduction=reduction)
+    return MapLookup(first, second, weight, torch.cat(overlaps), factor)
+
+
+def sample_map(
+    viewpoint: Tensor,
+    lookup: MapLookup,
+    *,
+    interpolation: str = "bicubic",
+    on_frame: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """Sample maps (..., C, S, S) at a lookup -> (..., C, h, w), same dtype and device, a frame at a time, after which
+    `on_frame` is called."""
     check_map(viewpoint)
     lead, size = viewpoint.shape[:-3], viewpoint.shape[-3:]
     frames = viewpoint.reshape(-1, 1, *size)
@@ -274,6 +320,7 @@ def sample_map(viewpoint: Tensor, lookup: MapLookup, *, interpolation: str = "bi
     out = viewpoint.new_empty(len(frames), size[0], height, width)
     for frame, result in zip(frames, out, strict=True):
         result.copy_(_sample_map_frame(frame, lookup, interpolation)[0])
+        on_frame()
     return out.reshape(*lead, *out.shape[1:])
 
 
@@ -284,19 +331,12 @@ def _sample_map_frame(frame: Tensor, lookup: MapLookup, interpolation: str) -> T
 
 def _sample_atlas(atlas: Tensor, lookup: MapLookup, interpolation: str) -> Tensor:
     weight = lookup.weight.to(atlas)
-    out = sample(atlas, lookup.first, interpolation=interpolation) * weight[0]
+    out = sample(atlas, lookup.first, interpolation=interpolation).mul_(weight[0])
     if lookup.second is not None:
         overlap = lookup.overlap.to(atlas.device)
         values = sample(atlas, lookup.second, interpolation=interpolation)[..., 0, :]
         out.flatten(-2).index_add_(-1, overlap, values * weight[1].flatten()[overlap])
     return torch.nn.functional.avg_pool2d(out, lookup.factor) if lookup.factor > 1 else out
-
-
-def build_map_from_erp_grid(map_size: int, height: int, width: int) -> Grid:
-    """ERP positions of the map's pixels (uncached)."""
-    factor, reduction = filtering(width / (2 * math.pi), unit_pixels(map_size), height)
-    x, y = direction_to_erp(map_directions(map_size, factor), height, width)
-    return Grid(x.float(), y.float(), factor, reduction)
 
 
 def map_filtering(map_size: int, target_density: float) -> tuple[int, int]:
@@ -305,11 +345,38 @@ def map_filtering(map_size: int, target_density: float) -> tuple[int, int]:
     return filtering(density, target_density, map_size // 4, 1.5 * density)  # 1 at a face's centre, 2 on its edges
 
 
+def erp_filtering(width: int, target_density: float) -> tuple[int, int]:
+    """(factor, reduction) that an ERP of this width needs for a target of this density, in pixels per radian."""
+    return filtering(width / (2 * math.pi), target_density, width // 2)
+
+
+def from_erp_samples(map_size: int, width: int) -> int:
+    """How many positions `erp_to_viewpoint` looks up on an ERP of this width."""
+    return (map_size * erp_filtering(width, unit_pixels(map_size))[0]) ** 2
+
+
+def to_erp_samples(map_size: int, width: int) -> int:
+    """How many positions `viewpoint_to_erp` looks up."""
+    return width * (width // 2) * map_filtering(map_size, width / (2 * math.pi))[0] ** 2
+
+
+def build_map_from_erp_grid(map_size: int, height: int, width: int) -> Grid:
+    """ERP positions of the map's pixels (uncached)."""
+    factor, reduction = erp_filtering(width, unit_pixels(map_size))
+    side = map_size * factor
+
+    def locate(rows: slice) -> tuple[Tensor, Tensor]:
+        return direction_to_erp(map_directions(map_size, factor, rows), height, width)
+
+    return banded_grid(side, side, locate, factor, reduction)
+
+
 def build_erp_lookup(map_size: int, width: int, fusion: bool) -> MapLookup:
     """Map positions of an ERP's pixels (uncached)."""
     factor, reduction = map_filtering(map_size, width / (2 * math.pi))
-    directions = erp_directions(width // 2 * factor, width * factor)
-    return locate_on_map(directions, map_size, fusion=fusion, factor=factor, reduction=reduction)
+    size = (width // 2 * factor, width * factor)
+    how = {"fusion": fusion, "factor": factor, "reduction": reduction}
+    return banded_lookup(*size, lambda rows: erp_directions(*size, rows), map_size, **how)
 
 
 def build_fusion_lookup(map_size: int) -> tuple[Tensor, MapLookup]:
@@ -337,10 +404,10 @@ def build_up_margin_lookup(map_size: int, margin: int) -> tuple[Tensor, MapLooku
     return torch.cat(indices), lookup
 
 
-up_margin_lookup = lru_cache(GRID_CACHE_SIZE)(build_up_margin_lookup)
-fusion_lookup = lru_cache(GRID_CACHE_SIZE)(build_fusion_lookup)
-map_from_erp_grid = lru_cache(GRID_CACHE_SIZE)(build_map_from_erp_grid)
-erp_lookup = lru_cache(GRID_CACHE_SIZE)(build_erp_lookup)
+up_margin_lookup = Kept(build_up_margin_lookup)
+fusion_lookup = Kept(build_fusion_lookup)
+map_from_erp_grid = Kept(build_map_from_erp_grid)
+erp_lookup = Kept(build_erp_lookup)
 
 
 def fuse_overlaps(viewpoint: Tensor, *, interpolation: str = "bicubic") -> Tensor:
@@ -371,25 +438,36 @@ def fuse_overlaps(viewpoint: Tensor, *, interpolation: str = "bicubic") -> Tenso
     return fused
 
 
-def erp_to_viewpoint(erp: Tensor, map_size: int, *, interpolation: str = "bicubic") -> Tensor:
+def erp_to_viewpoint(
+    erp: Tensor, map_size: int, *, interpolation: str = "bicubic", on_frame: Callable[[], None] = lambda: None
+) -> Tensor:
     """ERP images (..., C, H, 2H) -> ViewPoint maps (..., C, map_size, map_size), same dtype and device.
 
     Any float dtype, any range; filtered when the ERP is finer than the map. interpolation: "bicubic", "bilinear" or
-    "nearest" (masks). Paper 3.2. Raises ValueError for an image that is not 2:1 or a side that is no multiple of 32.
+    "nearest" (masks). `on_frame` is called once an image. Paper 3.2. Raises ValueError for an image that is not 2:1 or
+    a side that is no multiple of 32.
     """
     check_erp(erp)
     check_map_size(map_size)
     grid = map_from_erp_grid(map_size, *erp.shape[-2:])
-    return sample(erp, grid, interpolation=interpolation, border="erp")
+    return sample(erp, grid, interpolation=interpolation, border="erp", on_frame=on_frame)
 
 
-def viewpoint_to_erp(viewpoint: Tensor, width: int, *, interpolation: str = "bicubic", fusion: bool = True) -> Tensor:
+def viewpoint_to_erp(
+    viewpoint: Tensor,
+    width: int,
+    *,
+    interpolation: str = "bicubic",
+    fusion: bool = True,
+    on_frame: Callable[[], None] = lambda: None,
+) -> Tensor:
     """ViewPoint maps (..., C, S, S) -> ERP images (..., C, width/2, width), same dtype and device.
 
     With fusion, what two subregions show is blended by the weights of equations 5-12, on U by shares that end on the
-    arcs without a crease; without, the subregion that weighs most is taken. Raises ValueError for a map that is not
-    square or no multiple of 32.
+    arcs without a crease; without, the subregion that weighs most is taken. `on_frame` is called once a map. Raises
+    ValueError for a map that is not square or no multiple of 32.
     """
     check_map(viewpoint)
     check_erp_width(width)
-    return sample_map(viewpoint, erp_lookup(viewpoint.shape[-1], width, fusion), interpolation=interpolation)
+    lookup = erp_lookup(viewpoint.shape[-1], width, fusion)
+    return sample_map(viewpoint, lookup, interpolation=interpolation, on_frame=on_frame)

@@ -2,23 +2,24 @@
 
 import math
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from itertools import repeat
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .camera import direction_to_view, focal_length, view_directions
-from .camera_path import CameraPath, check_path_fits
-from .resample import MARGIN, Grid, check_image, filtering, pad_edge, sample
-from .sphere import direction_to_erp, erp_directions
+from .camera import check_fov, direction_to_view, focal_length, view_directions
+from .camera_path import CameraPath, check_path_fits, still_path
+from .kept import Kept
+from .resample import MARGIN, Grid, banded_grid, check_image, filtering, pad_edge, row_bands, rows_within, sample
+from .sphere import EVERY, direction_to_erp, erp_directions
 from .viewpoint_map import (
-    GRID_CACHE_SIZE,
     MapLookup,
+    banded_lookup,
     check_erp,
     check_map,
     check_map_size,
-    locate_on_map,
+    erp_filtering,
     map_directions,
     map_filtering,
     sample_map,
@@ -41,6 +42,23 @@ def view_filtering(target_density: float, target_side: int, height: int, width: 
     return max(1, min(factor, MAX_SAMPLES // target_side)), reduction
 
 
+def pixel_directions(map_size: int, factor: int) -> Iterator[Tensor]:
+    """Directions of f x f points inside each of the map's pixels, float64 (n, f, f, 3), some rows of pixels at a
+    time."""
+    for rows in row_bands(map_size, map_size * factor**2):
+        fine = map_directions(map_size, factor, slice(rows.start * factor, rows.stop * factor))
+        yield fine.unflatten(0, (-1, factor)).unflatten(2, (map_size, factor)).transpose(1, 2).flatten(0, 1)
+
+
+def all_pixel_directions(map_size: int, factor: int) -> Tensor:
+    """The same of all pixels, float64 (S S, f, f, 3)."""
+    out, done = torch.empty(map_size**2, factor, factor, 3, dtype=torch.float64), 0
+    for band in pixel_directions(map_size, factor):
+        out[done : done + len(band)] = band
+        done += len(band)
+    return out
+
+
 def locate_on_view(
     direction: Tensor, height: int, width: int, factor: int, reduction: int, **camera: float
 ) -> tuple[Grid, Tensor]:
@@ -49,14 +67,16 @@ def locate_on_view(
     return Grid(x.float(), y.float(), factor, reduction), seen.float()
 
 
-@lru_cache(GRID_CACHE_SIZE)
-def view_grid(
-    map_size: int, height: int, width: int, yaw_deg: float, pitch_deg: float, roll_deg: float, fov_deg: float
+def locate_pixels(
+    pixels: Tensor, index: Tensor, height: int, width: int, reduction: int, **camera: float
 ) -> tuple[Grid, Tensor]:
-    """Where the map's pixels lie on a view, and a float32 (h, w): 1 where the view sees them."""
-    factor, reduction = view_filtering(unit_pixels(map_size), map_size, height, width, fov_deg)
-    camera = {"yaw_deg": yaw_deg, "pitch_deg": pitch_deg, "roll_deg": roll_deg, "fov_deg": fov_deg}
-    return locate_on_view(map_directions(map_size, factor), height, width, factor, reduction, **camera)
+    """`locate_on_view` of the pixels (m, f, f, 3) of these indices (n,), below one another: (n f, f)."""
+    factor = pixels.shape[1]
+    x, y, seen = torch.empty(3, len(index) * factor, factor)
+    for band in row_bands(len(index), factor**2):
+        rows = slice(band.start * factor, band.stop * factor)
+        x[rows], y[rows], seen[rows] = direction_to_view(pixels[index[band]].flatten(0, 1), height, width, **camera)
+    return Grid(x, y, factor, reduction), seen
 
 
 def nearby(ahead: Tensor, directions: Tensor, reach: float) -> Tensor:
@@ -64,27 +84,37 @@ def nearby(ahead: Tensor, directions: Tensor, reach: float) -> Tensor:
     return (directions @ ahead >= math.cos(min(reach, math.pi))).nonzero()[:, 0]
 
 
-def path_view_grids(
+def view_grids(
     map_size: int, height: int, width: int, path: CameraPath
 ) -> Iterator[tuple[Tensor, Grid, Tensor, float]]:
-    """What `view_grid` gives for each camera of a path, for the map's pixels near the view alone.
+    """Where the map's pixels near the view lie on it, for each camera of a path.
 
-    Yields the flat indices (n,) of those pixels, and for them in a row a Grid and the part seen, (f, n f) each, and
-    the field of view. What all cameras share is computed once.
+    Yields the flat indices (n,) of those pixels, for them below one another a Grid and 1 where the view sees them,
+    (n f, f) each, and the field of view. What all cameras share is computed once.
     """
     unit = unit_pixels(map_size)
-    centres = F.normalize(map_directions(map_size).flatten(0, 1), dim=-1)
-    fine, of_factor = centres, 0
+    centres = torch.cat([F.normalize(band[:, 0, 0], dim=-1) for band in pixel_directions(map_size, 1)])
+    fine = centres.new_empty(0, 0, 0, 3)
     for frame, rotation in enumerate(path.rotations()):
         camera = path.camera(frame)
         focal = focal_length(width, camera["fov_deg"])
         factor, reduction = view_filtering(unit, map_size, height, width, camera["fov_deg"])
-        if factor != of_factor:
-            blocks = map_directions(map_size, factor).unflatten(0, (map_size, factor)).unflatten(2, (map_size, factor))
-            fine, of_factor = blocks.transpose(1, 2).flatten(0, 1), factor
+        if factor != fine.shape[1]:
+            fine = all_pixel_directions(map_size, factor)
         index = nearby(rotation[:, 2], centres, math.atan(math.hypot(height, width) / 2 / focal) + 4 / unit)
-        directions = fine[index].transpose(0, 1).flatten(1, 2)
-        yield index, *locate_on_view(directions, height, width, factor, reduction, **camera), camera["fov_deg"]
+        yield index, *locate_pixels(fine, index, height, width, reduction, **camera), camera["fov_deg"]
+
+
+def every_fov(fov_deg: float | Tensor) -> list[float]:
+    """The different fields of view of a camera or of a path (T,)."""
+    return torch.as_tensor(fov_deg, dtype=torch.float64).unique().tolist()
+
+
+def place_samples(map_size: int, height: int, width: int, fov_deg: float | Tensor) -> int:
+    """How many positions `place_view` looks up at most at once, for the field of view of a camera, or of a path's
+    cameras (T,)."""
+    unit = unit_pixels(map_size)
+    return max((map_size * view_filtering(unit, map_size, height, width, fov)[0]) ** 2 for fov in every_fov(fov_deg))
 
 
 def place_view(
@@ -105,25 +135,31 @@ def place_view(
     Returns maps (..., C, S, S), `fill` where unknown, and the mask (S, S): the part of each pixel that the view covers.
     fov_deg is horizontal, in (0, 180); pixels are square, so the vertical one follows from the aspect.
     With a path the views are (T, C, h, w), one for each of its cameras, and the masks (T, S, S). Then the path's fields
-    of view count, and yaw, pitch and roll turn it as a whole, and `on_frame` is called once a frame. Raises ValueError
-    where lengths differ.
+    of view count, and yaw, pitch and roll turn it as a whole. `on_frame` is called once a view. Raises ValueError where
+    lengths differ.
     """
     check_image(view, "view")
     check_map_size(map_size)
     angles = {"yaw_deg": yaw_deg, "pitch_deg": pitch_deg, "roll_deg": roll_deg}
     if path is None:
-        grid, seen = view_grid(map_size, *view.shape[-2:], **angles, fov_deg=fov_deg)
-        return draw_view(view, grid, seen, map_size, fov_deg, interpolation, fill)
-    check_frames(view, path, "view")
-    maps = view.new_full((*view.shape[:2], map_size, map_size), fill)
-    masks = view.new_zeros(len(view), map_size, map_size)
-    grids = path_view_grids(map_size, *view.shape[-2:], path.turned(**angles))
-    for frame, (index, grid, seen, frame_fov_deg) in enumerate(grids):
-        placed, cover = draw_view(view[frame], grid, seen, map_size, frame_fov_deg, interpolation, fill)
-        maps[frame].flatten(-2)[:, index.to(maps.device)] = placed[:, 0]
-        masks[frame].flatten()[index.to(maps.device)] = cover[0]
+        check_fov(fov_deg)
+        cameras = still_path(1, **angles, fov_deg=fov_deg)
+    else:
+        check_frames(view, path, "view")
+        cameras = path.turned(**angles)
+    grids = view_grids(map_size, *view.shape[-2:], cameras)
+    lead, size = view.shape[:-3], view.shape[-3:]
+    maps = view.new_full((lead.numel(), size[0], map_size, map_size), fill)
+    masks = view.new_zeros(len(cameras), map_size, map_size)
+    every_mask = masks.expand(len(maps), -1, -1)
+    every_grid = repeat(next(grids)) if path is None else grids
+    placing = zip(view.reshape(-1, *size), maps, every_mask, every_grid, strict=False)  # one camera's grid has no end
+    for frame, out, mask, (index, grid, seen, of_fov_deg) in placing:
+        placed, cover = draw_view(frame, grid, seen, map_size, of_fov_deg, interpolation, fill)
+        out.flatten(-2)[:, index.to(out.device)] = placed[..., 0]
+        mask.flatten()[index.to(out.device)] = cover[:, 0]
         on_frame()
-    return maps, masks
+    return maps.reshape(*lead, *maps.shape[1:]), masks[0] if path is None else masks
 
 
 def draw_view(
@@ -146,17 +182,28 @@ def check_frames(video: Tensor, path: CameraPath, name: str) -> None:
     check_path_fits(path, len(video), name)
 
 
-@lru_cache(GRID_CACHE_SIZE)
-def erp_view_grid(
+def build_erp_view_grid(
     erp_width: int, height: int, width: int, yaw_deg: float, pitch_deg: float, roll_deg: float, fov_deg: float
 ) -> Grid:
-    """ERP positions of a view's pixels."""
-    factor, reduction = filtering(erp_width / (2 * math.pi), focal_length(width, fov_deg), erp_width // 2)
-    rays = view_directions(
-        height * factor, width * factor, yaw_deg=yaw_deg, pitch_deg=pitch_deg, roll_deg=roll_deg, fov_deg=fov_deg
+    """ERP positions of a view's pixels (uncached)."""
+    factor, reduction = erp_filtering(erp_width, focal_length(width, fov_deg))
+    size = (height * factor, width * factor)
+    camera = {"yaw_deg": yaw_deg, "pitch_deg": pitch_deg, "roll_deg": roll_deg, "fov_deg": fov_deg}
+
+    def locate(rows: slice) -> tuple[Tensor, Tensor]:
+        return direction_to_erp(view_directions(*size, **camera, rows=rows), erp_width // 2, erp_width)
+
+    return banded_grid(*size, locate, factor, reduction)
+
+
+erp_view_grid = Kept(build_erp_view_grid)
+
+
+def render_samples(erp_width: int, height: int, width: int, fov_deg: float | Tensor) -> int:
+    """How many positions `render_view` looks up at most at once, for a field of view or those of a path (T,)."""
+    return max(
+        height * width * erp_filtering(erp_width, focal_length(width, fov))[0] ** 2 for fov in every_fov(fov_deg)
     )
-    x, y = direction_to_erp(rays, erp_width // 2, erp_width)
-    return Grid(x.float(), y.float(), factor, reduction)
 
 
 def render_view(
@@ -175,16 +222,16 @@ def render_view(
     """Perspective views (..., C, height, width) of ERP images (..., C, H, 2H). fov_deg is horizontal, in (0, 180).
 
     With a path the ERP is a video (T, C, H, 2H) with a frame for each of its cameras, or one frame (1, C, H, 2H) that
-    all of them look at; the path's fields of view count, and yaw, pitch and roll turn it as a whole. `on_frame` is then
-    called once a frame.
+    all of them look at; the path's fields of view count, and yaw, pitch and roll turn it as a whole. `on_frame` is
+    called once a view.
     """
     check_erp(erp)
     if height <= 0 or width <= 0:
         raise ValueError(f"the view's size is {width} x {height}; expected positive width and height")
     angles = {"yaw_deg": yaw_deg, "pitch_deg": pitch_deg, "roll_deg": roll_deg}
     if path is None:
-        grid = erp_view_grid(erp.shape[-1], height, width, **angles, fov_deg=fov_deg)
-        return sample(erp, grid, interpolation=interpolation, border="erp")
+        grid = erp_view_grid(erp.shape[-1], height, width, *angles.values(), fov_deg)
+        return sample(erp, grid, interpolation=interpolation, border="erp", on_frame=on_frame)
     if erp.ndim != 4 or len(erp) != 1:
         check_frames(erp, path, "erp")
     views = erp.new_empty(len(path), erp.shape[1], height, width)
@@ -192,16 +239,16 @@ def render_view(
     for frame, source in enumerate(erp.expand(len(path), -1, -1, -1)):
         camera = path.camera(frame)
         if camera != of_camera:  # past the cache: cameras of one use would put out the grids that are used again
-            grid, of_camera = erp_view_grid.__wrapped__(erp.shape[-1], height, width, **camera), camera
+            grid, of_camera = build_erp_view_grid(erp.shape[-1], height, width, **camera), camera
         views[frame] = sample(source, grid, interpolation=interpolation, border="erp")
         on_frame()
     return views
 
 
-def face_directions(face: str, size: int) -> Tensor:
-    """Direction of every pixel of a cubemap face (90 degrees). float64 (size, size, 3)."""
+def face_directions(face: str, size: int, rows: slice = EVERY) -> Tensor:
+    """Direction of every pixel of a cubemap face (90 degrees), or of those in some rows. float64 (size, size, 3)."""
     yaw_deg, pitch_deg = FACE_YAW_PITCH[face]
-    return view_directions(size, size, yaw_deg=yaw_deg, pitch_deg=pitch_deg, fov_deg=90)
+    return view_directions(size, size, yaw_deg=yaw_deg, pitch_deg=pitch_deg, fov_deg=90, rows=rows)
 
 
 def direction_to_faces(direction: Tensor, size: int, margin: int) -> tuple[Tensor, Tensor]:
@@ -218,25 +265,42 @@ def direction_to_faces(direction: Tensor, size: int, margin: int) -> tuple[Tenso
     return x, y
 
 
-@lru_cache(GRID_CACHE_SIZE)
+def stacked_directions(side: int, fov_deg: float, rows: slice) -> Tensor:
+    """Directions of the pixels in some rows of the six faces' views (side, side), stacked below one another."""
+    parts = []
+    for number, face in enumerate(FACES):
+        yaw_deg, pitch_deg = FACE_YAW_PITCH[face]
+        own = rows_within(rows, number * side, side)
+        parts.append(view_directions(side, side, yaw_deg=yaw_deg, pitch_deg=pitch_deg, fov_deg=fov_deg, rows=own))
+    return torch.cat(parts)
+
+
+def from_cubemap_samples(map_size: int, size: int) -> int:
+    """How many positions `cubemap_to_viewpoint` looks up, those of the faces' margins among them."""
+    factor, reduction = filtering(size / 2, unit_pixels(map_size), size)
+    return (map_size * factor) ** 2 + 6 * (size + 2 * MARGIN * reduction) ** 2
+
+
+@Kept
 def faces_grid(map_size: int, size: int) -> Grid:
     """Positions of the map's pixels on the padded stack of six faces."""
     factor, reduction = filtering(size / 2, unit_pixels(map_size), size)
-    x, y = direction_to_faces(map_directions(map_size, factor), size, MARGIN * reduction)
-    return Grid(x.float(), y.float(), factor, reduction)
+    side, margin = map_size * factor, MARGIN * reduction
+
+    def locate(rows: slice) -> tuple[Tensor, Tensor]:
+        return direction_to_faces(map_directions(map_size, factor, rows), size, margin)
+
+    return banded_grid(side, side, locate, factor, reduction)
 
 
-@lru_cache(GRID_CACHE_SIZE)
+@Kept
 def face_margin_grid(size: int, margin: int) -> Grid:
     """Positions, on the stack itself, of the padded faces' pixels: their margins lie on the neighbouring faces."""
     outer = size + 2 * margin
     fov_deg = math.degrees(2 * math.atan(outer / size))
-    rays = [
-        view_directions(outer, outer, yaw_deg=yaw, pitch_deg=pitch, fov_deg=fov_deg)
-        for yaw, pitch in (FACE_YAW_PITCH[face] for face in FACES)
-    ]
-    x, y = direction_to_faces(torch.cat(rays), size, margin)
-    return Grid(x.float(), y.float())
+    return banded_grid(
+        6 * outer, outer, lambda rows: direction_to_faces(stacked_directions(outer, fov_deg, rows), size, margin)
+    )
 
 
 def check_cubemap(faces: Tensor) -> None:
@@ -246,34 +310,41 @@ def check_cubemap(faces: Tensor) -> None:
         raise ValueError(f"a cubemap is six square faces (..., 6, C, a, a); got {tuple(faces.shape)}")
 
 
-def sample_faces(faces: Tensor, grid: Grid, interpolation: str) -> Tensor:
-    """Cubemaps (..., 6, C, a, a) at positions (h, w) on their padded stack -> (..., C, h, w)."""
+def sample_faces(faces: Tensor, grid: Grid, interpolation: str, on_frame: Callable[[], None]) -> Tensor:
+    """Cubemaps (..., 6, C, a, a) at positions (h, w) on their padded stack -> (..., C, h, w), one at a time."""
     size, lead = faces.shape[-1], faces.shape[:-4]
     margin = MARGIN * grid.reduction
-    stack = pad_edge(faces.flatten(0, -4), margin).reshape(*faces.shape[:-2], size + 2 * margin, size + 2 * margin)
-    stack = stack.movedim(-4, -3).flatten(-3, -2)
-    stack = sample(stack, face_margin_grid(size, margin), interpolation=interpolation)
-    sampled = sample(stack, grid, interpolation=interpolation)
-    return sampled.reshape(*lead, *sampled.shape[-3:])
+    margins = face_margin_grid(size, margin)
+    height, width = (side // grid.factor for side in grid.x.shape)
+    out = faces.new_empty(lead.numel(), faces.shape[-3], height, width)
+    for cubemap, result in zip(faces.reshape(-1, *faces.shape[-4:]), out, strict=True):
+        stack = sample(pad_edge(cubemap, margin).movedim(1, 0).flatten(1, 2), margins, interpolation=interpolation)
+        result.copy_(sample(stack, grid, interpolation=interpolation))
+        on_frame()
+    return out.reshape(*lead, *out.shape[1:])
 
 
-def cubemap_to_viewpoint(faces: Tensor, map_size: int, *, interpolation: str = "bicubic") -> Tensor:
+def cubemap_to_viewpoint(
+    faces: Tensor, map_size: int, *, interpolation: str = "bicubic", on_frame: Callable[[], None] = lambda: None
+) -> Tensor:
     """Cubemaps (..., 6, C, a, a), faces in the order F, R, B, L, U, D -> maps (..., C, map_size, map_size).
 
-    U and D are the views that a camera facing F sees on looking straight up and straight down.
+    U and D are the views that a camera facing F sees on looking straight up and straight down. `on_frame` is called
+    once a cubemap.
     """
     check_cubemap(faces)
     check_map_size(map_size)
-    return sample_faces(faces, faces_grid(map_size, faces.shape[-1]), interpolation)
+    return sample_faces(faces, faces_grid(map_size, faces.shape[-1]), interpolation, on_frame)
 
 
-@lru_cache(GRID_CACHE_SIZE)
+@Kept
 def erp_faces_grid(width: int, size: int) -> Grid:
     """Positions of an ERP's pixels on the padded stack of six faces."""
     factor, reduction = filtering(size / 2, width / (2 * math.pi), size)
-    directions = erp_directions(width // 2 * factor, width * factor)
-    x, y = direction_to_faces(directions, size, MARGIN * reduction)
-    return Grid(x.float(), y.float(), factor, reduction)
+    fine, margin = (width // 2 * factor, width * factor), MARGIN * reduction
+    return banded_grid(
+        *fine, lambda rows: direction_to_faces(erp_directions(*fine, rows), size, margin), factor, reduction
+    )
 
 
 def cubemap_to_erp(faces: Tensor, width: int, *, interpolation: str = "bicubic") -> Tensor:
@@ -281,26 +352,37 @@ def cubemap_to_erp(faces: Tensor, width: int, *, interpolation: str = "bicubic")
     check_cubemap(faces)
     if width <= 0 or width % 4:
         raise ValueError(f"the ERP width is {width}; expected a positive multiple of 4, so that the height is even")
-    return sample_faces(faces, erp_faces_grid(width, faces.shape[-1]), interpolation)
+    return sample_faces(faces, erp_faces_grid(width, faces.shape[-1]), interpolation, lambda: None)
 
 
-@lru_cache(GRID_CACHE_SIZE)
+def to_cubemap_samples(map_size: int, size: int) -> int:
+    """How many positions `viewpoint_to_cubemap` looks up at once: those of a face."""
+    return (size * map_filtering(map_size, size / 2)[0]) ** 2
+
+
+@Kept
 def face_lookup(map_size: int, face: str, size: int, fusion: bool) -> MapLookup:
     """Map positions of a face's pixels."""
     factor, reduction = map_filtering(map_size, size / 2)
-    directions = face_directions(face, size * factor)
-    return locate_on_map(directions, map_size, fusion=fusion, factor=factor, reduction=reduction)
+    side, how = size * factor, {"fusion": fusion, "factor": factor, "reduction": reduction}
+    return banded_lookup(side, side, lambda rows: face_directions(face, side, rows), map_size, **how)
 
 
 def viewpoint_to_cubemap(
-    viewpoint: Tensor, size: int, *, interpolation: str = "bicubic", fusion: bool = True
+    viewpoint: Tensor,
+    size: int,
+    *,
+    interpolation: str = "bicubic",
+    fusion: bool = True,
+    on_face: Callable[[], None] = lambda: None,
 ) -> Tensor:
-    """Maps (..., C, S, S) -> cubemaps (..., 6, C, size, size), faces in the order F, R, B, L, U, D."""
+    """Maps (..., C, S, S) -> cubemaps (..., 6, C, size, size), faces in the order F, R, B, L, U, D. `on_face` is called
+    once a face of each map."""
     check_map(viewpoint)
     if size <= 0:
         raise ValueError(f"the face size is {size}; expected a positive number of pixels")
-    map_size = viewpoint.shape[-1]
-    faces = [
-        sample_map(viewpoint, face_lookup(map_size, face, size, fusion), interpolation=interpolation) for face in FACES
-    ]
-    return torch.stack(faces, dim=-4)
+    faces = viewpoint.new_empty(*viewpoint.shape[:-3], 6, viewpoint.shape[-3], size, size)
+    for face, out in zip(FACES, faces.unbind(-4), strict=True):
+        lookup = face_lookup(viewpoint.shape[-1], face, size, fusion)
+        out.copy_(sample_map(viewpoint, lookup, interpolation=interpolation, on_frame=on_face))
+    return faces

@@ -1,16 +1,19 @@
 """The camera and compose nodes as the host calls them: python cameras.py HOST PACK, as in checks.py."""
 
 from checks import torch
+from memory_peak import peak_bytes
 from running import expect_error, run_checks
 
 # isort: split
 # found once checks has put the host and the pack on the path
+import comfy.utils
 import pack.nodes.memory as memory
 from pack.nodes import NODES
 from pack.nodes.camera import ViewPointCameraPath, ViewPointCutCameraPath, ViewPointEstimateCamera
 from pack.nodes.compose import ViewPointCompose, ViewPointComposite
-from pack.nodes.projection import ViewPointFromERP, ViewPointToCubemap, ViewPointToERP
-from pack.nodes.views import ViewPointPlaceView, ViewPointRenderView
+from pack.nodes.projection import ViewPointFromCubemap, ViewPointFromERP, ViewPointToCubemap, ViewPointToERP
+from pack.nodes.views import ViewPointPlaceView, ViewPointRenderView, ViewPointReorient
+from pack.viewpoint_core import kept, resample
 from pack.viewpoint_core.camera_path import CameraPath
 
 ANGLES = {"yaw_deg": 0.0, "pitch_deg": 0.0, "roll_deg": 0.0, "fov_deg": 90.0}
@@ -143,6 +146,42 @@ def check_a_held_photo_is_no_view_into_itself() -> None:
     assert len(path) == 1
 
 
+def check_placing_a_clip_takes_the_memory_that_is_asked_for() -> None:
+    clip, path = torch.rand(60, 32, 32, 3), ViewPointCameraPath.execute(KEYS, 60, "linear").args[0]
+    maps = 60 * 128 * 128 * 3 * 4
+    for length, given, copies in ((0, None, 2), (60, None, 2), (61, None, 2), (0, path, 2 + 2 / 3)):
+        arguments = (clip[: length - 1] if length == 61 else clip, 128, length, "bicubic", given)
+        ViewPointPlaceView.execute(*arguments, **ANGLES)
+        peak = peak_bytes(lambda arguments=arguments: ViewPointPlaceView.execute(*arguments, **ANGLES))
+        assert peak < (copies + 0.2) * maps, (length, peak / maps)
+
+
+def check_large_conversions_take_no_more_memory_than_is_asked_for() -> None:
+    maps, erp, face = torch.rand(1, 512, 512, 3), torch.rand(1, 512, 1024, 3), torch.rand(1, 256, 256, 3)
+    faces = dict.fromkeys(("front", "right", "back", "left", "up", "down"), face)
+    wide = {**ANGLES, "fov_deg": 130.0}
+    asked, was = [], (memory.check_room, memory.WORKING_BYTES, resample.BAND_PIXELS, kept.KEPT_BYTES)
+    memory.check_room = lambda needed, *said: asked.append(needed)
+    memory.WORKING_BYTES, resample.BAND_PIXELS, kept.KEPT_BYTES = (value // 16 for value in was[1:])
+    try:
+        for call in (
+            lambda: ViewPointFromERP.execute(erp, 544, "bicubic"),
+            lambda: ViewPointFromERP.execute(erp, 96, "bicubic", torch.ones(1, 512, 1024)),
+            lambda: ViewPointToERP.execute(maps, 1024, True, "bicubic"),
+            lambda: ViewPointToERP.execute(maps, 420, False, "bicubic"),
+            lambda: ViewPointFromCubemap.execute(512, "bicubic", **faces),
+            lambda: ViewPointToCubemap.execute(maps, 400, True, "bicubic"),
+            lambda: ViewPointPlaceView.execute(erp, 256, 0, "bicubic", **wide),
+            lambda: ViewPointRenderView.execute(erp, 512, 512, "bicubic", **wide),
+            lambda: ViewPointReorient.execute(erp, "bicubic", yaw_deg=0.0, pitch_deg=7.0, roll_deg=0.0),
+        ):
+            asked.clear()
+            peak = peak_bytes(call)
+            assert peak < asked[0], (call.__code__.co_firstlineno, peak / asked[0])
+    finally:
+        memory.check_room, memory.WORKING_BYTES, resample.BAND_PIXELS, kept.KEPT_BYTES = was
+
+
 def check_videos_beyond_memory_are_refused_before_work() -> None:
     erp, clip = world().expand(600, -1, -1, -1), look(None)[:, :32, :32].expand(600, -1, -1, -1)
     free = memory.free_memory
@@ -163,6 +202,46 @@ def check_videos_beyond_memory_are_refused_before_work() -> None:
         expect_error(lambda: ViewPointRenderView.execute(erp, 1920, 1080, "bicubic", **ANGLES), room)
     finally:
         memory.free_memory = free
+
+
+def check_every_conversion_counts_its_frames_and_ends_when_it_is_cancelled() -> None:
+    maps, erp, face = torch.rand(5, 64, 64, 3), torch.rand(5, 32, 64, 3), torch.rand(5, 16, 16, 3)
+    faces = dict.fromkeys(("front", "right", "back", "left", "up", "down"), face)
+    turns = {name: ANGLES[name] for name in ("yaw_deg", "pitch_deg", "roll_deg")}
+    steps: list[int] = []
+
+    def hook(value: int, total: int, *_: object, **__: object) -> None:
+        steps.append(total)
+        if len(steps) == stop_at:
+            raise InterruptedError
+
+    comfy.utils.set_progress_bar_global_hook(hook)
+    try:
+        for call, total in (
+            (lambda: ViewPointFromERP.execute(erp, 64, "bicubic"), 5),
+            (lambda: ViewPointFromERP.execute(erp, 64, "bicubic", torch.ones(5, 32, 64)), 5),
+            (lambda: ViewPointToERP.execute(maps, 64, True, "bicubic"), 5),
+            (lambda: ViewPointFromCubemap.execute(64, "bicubic", **faces), 5),
+            (lambda: ViewPointToCubemap.execute(maps, 16, True, "bicubic"), 30),
+            (lambda: ViewPointPlaceView.execute(face, 64, 0, "bicubic", **ANGLES), 5),
+            (lambda: ViewPointRenderView.execute(erp, 16, 16, "bicubic", **ANGLES), 5),
+            (lambda: ViewPointReorient.execute(erp, "bicubic", **{**turns, "pitch_deg": 7.0}), 5),
+            (lambda: ViewPointReorient.execute(erp, "bicubic", **{**turns, "yaw_deg": 45.0}), 5),
+        ):
+            stop_at = None
+            call()
+            assert steps == [total] * total, steps
+            steps.clear()
+            stop_at = 2
+            try:
+                call()
+            except InterruptedError:
+                assert len(steps) == 2
+            else:
+                raise AssertionError("went on to its end")
+            steps.clear()
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
 
 
 def check_a_flat_clip_is_refused_or_held() -> None:
