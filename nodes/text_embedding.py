@@ -1,6 +1,5 @@
 """Save and load an encoded prompt, so that the 11 GB text encoder is needed only once."""
 
-import os
 from pathlib import Path
 
 import torch
@@ -9,6 +8,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..viewpoint_core.conditioning import check_finite
+from ..viewpoint_core.replacing import replacing
 from .host import OUTPUT_MARK, chosen_file, file_change, folder, listed_files, node_schema, output_path
 from .output import prefix_input
 
@@ -18,16 +18,15 @@ MARK = "viewpoint.text_embedding"
 SUFFIX = ".safetensors"
 SAVED_IN = "text_embeddings"
 TEXT_DIM = 4096
+ELSEWHERE = (
+    f"'ViewPoint: load text embedding' lists the input folder and output/{SAVED_IN}: copy the file into one of them"
+)
 
 
 def write_embedding(embedding: torch.Tensor, path: Path) -> None:
     """Write (1, L, 4096) under a temporary name, then rename."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with replacing(path) as partial:
         save_file({TENSOR: embedding.contiguous().cpu()}, partial, metadata={"format": "pt", MARK: "1"})
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_embedding(path: Path) -> torch.Tensor:
@@ -48,12 +47,12 @@ def read_embedding(path: Path) -> torch.Tensor:
 
 
 def listed_embeddings() -> list[str]:
-    """Safetensors files in the input folder and in the output folder's own for texts, named as the host names them."""
-    own = listed_files("input", {SUFFIX})
-    saved = sorted(
-        str(file.relative_to(folder("output")).as_posix()) for file in (folder("output") / SAVED_IN).glob(f"*{SUFFIX}")
-    )
-    return own + [name + OUTPUT_MARK for name in saved]
+    """Safetensors files in the input folder, and in the output folder's own for texts with all its subfolders, named
+    as the host names them."""
+    base = folder("output")
+    files = (file for file in (base / SAVED_IN).rglob(f"*{SUFFIX}") if file.is_file())
+    saved = sorted(file.relative_to(base).as_posix() for file in files)
+    return listed_files("input", {SUFFIX}) + [name + OUTPUT_MARK for name in saved]
 
 
 class ViewPointSaveTextEmbedding(io.ComfyNode):
@@ -95,9 +94,10 @@ class ViewPointSaveTextEmbedding(io.ComfyNode):
         check_finite(embedding, "conditioning")
         path, subfolder = output_path(filename_prefix, SUFFIX)
         write_embedding(embedding, path)
-        name = f"{subfolder}/{path.name}" if subfolder else path.name
+        name = Path(subfolder, path.name)
+        text = [name.as_posix()] if name.parts[0] == SAVED_IN else [name.as_posix(), ELSEWHERE]
         return io.NodeOutput(
-            ui={"text": [name], "files": [{"filename": path.name, "subfolder": subfolder, "type": "output"}]}
+            ui={"text": text, "files": [{"filename": path.name, "subfolder": subfolder, "type": "output"}]}
         )
 
 

@@ -4,6 +4,7 @@ Run by tests/test_model_in_host.py, once for all checks.
 """
 
 import dataclasses
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -214,6 +215,52 @@ def check_an_embedding_with_more_than_the_prompt_is_not_saved_in_part() -> None:
 
     conditioning = [[torch.zeros(1, 512, 4096), {"pooled_output": None, "noise_concat": torch.zeros(1)}]]
     expect_error(lambda: ViewPointSaveTextEmbedding.execute(conditioning, "x"), "noise_concat")
+
+
+def check_saved_prompts_are_listed_with_their_subfolders_and_one_saved_elsewhere_says_so() -> None:
+    from pack.nodes.text_embedding import ViewPointSaveTextEmbedding, listed_embeddings
+
+    paths = host_access.folder_paths
+    before = paths.get_input_directory(), paths.get_output_directory()
+    with tempfile.TemporaryDirectory() as work:
+        (Path(work) / "input").mkdir()
+        paths.set_input_directory(str(Path(work) / "input"))
+        paths.set_output_directory(str(Path(work) / "output"))
+        try:
+            said = {}
+            for prefix in ("text_embeddings/a", "text_embeddings/2026/may/b", "text_embeddings2/c", "d"):
+                saved = ViewPointSaveTextEmbedding.execute([[torch.zeros(1, 2, 4096), {}]], prefix)
+                name, *more = saved.ui["text"]
+                assert name == f"{prefix}_00001_.safetensors"
+                said[prefix] = " ".join(more)
+            listed = listed_embeddings()
+            chosen = [host_access.chosen_file(name, {".safetensors"}).name for name in listed]
+        finally:
+            paths.set_input_directory(before[0])
+            paths.set_output_directory(before[1])
+    names = ("text_embeddings/2026/may/b", "text_embeddings/a")
+    assert listed == [f"{name}_00001_.safetensors [output]" for name in names]
+    assert chosen == ["b_00001_.safetensors", "a_00001_.safetensors"]
+    assert [prefix for prefix, more in said.items() if "copy the file" in more] == ["text_embeddings2/c", "d"]
+
+
+def check_a_saved_prompt_is_on_the_disk_before_it_has_its_name() -> None:
+    from pack.nodes.text_embedding import write_embedding
+
+    flush, flushed = os.fsync, []
+    with tempfile.TemporaryDirectory() as work:
+        file = Path(work) / "a.safetensors"
+
+        def note(number: int) -> None:
+            flushed.append(file.exists())
+            flush(number)
+
+        os.fsync = note
+        try:
+            write_embedding(torch.zeros(1, 2, 4096), file)
+        finally:
+            os.fsync = flush
+        assert (flushed, [path.name for path in Path(work).iterdir()]) == ([False], ["a.safetensors"])
 
 
 def check_files_may_be_links_that_lead_out_of_the_folder_but_names_may_not() -> None:
