@@ -78,6 +78,20 @@ def test_fills_use_the_view_alone_and_keep_it() -> None:
         assert torch.allclose(picture, fills(other)[name].where(~seen, picture), atol=1e-6), name
 
 
+def test_fills_stay_on_the_pictures_device() -> None:
+    for picture in fills(torch.empty(2, 3, HEIGHT, WIDTH, device="meta")).values():
+        assert picture.device.type == "meta"
+        assert picture.shape == (2, 3, HEIGHT, WIDTH)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_scores_on_a_gpu_are_those_on_the_cpu() -> None:
+    true = noise_erp(frames=3)
+    made = true.roll(3, -1)
+    on_gpu, on_cpu = panorama_scores(made.cuda(), true.cuda()), panorama_scores(made, true)
+    assert on_gpu == pytest.approx(on_cpu, rel=1e-3)
+
+
 def test_the_mirrored_fill_repeats_the_view_at_the_back() -> None:
     erp = smooth(erp_directions(HEIGHT, WIDTH)).float()[None]
     mirrored = fills(erp)[MIRRORED]

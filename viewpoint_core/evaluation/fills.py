@@ -58,4 +58,5 @@ def fills(erp: Tensor) -> dict[str, Tensor]:
         STRETCHED: filled(erp, inside_view(lon / 4, lat / 2)),
         MIRRORED: filled(erp, inside_view(folded(lon), folded(lat))),
     }
+    seen = seen.to(erp.device)
     return {name: torch.where(seen, erp, picture) for name, picture in made.items()}

@@ -27,7 +27,7 @@ def mean_flow(erp: Tensor, weight: Tensor) -> float:
         np.linalg.norm(cv2.calcOpticalFlowFarneback(first, second, None, **FARNEBACK), axis=-1)[:, 32:-32]
         for first, second in zip(wide, wide[1:], strict=False)
     ]
-    share = (weight / weight.sum()).numpy()
+    share = (weight / weight.sum()).cpu().numpy()
     return float(sum((length * share).sum() for length in lengths) / len(lengths))
 
 
