@@ -56,6 +56,13 @@ def new_nodes(request: pytest.FixtureRequest, comfy: ComfyPage) -> Iterator[bool
     comfy.set_new_nodes(False)
 
 
+ONE_ROW_MORE = """() => {
+  const node = app.graph._nodes.find((each) => each.type === 'ViewPointPreview360')
+  node.setSize([node.size[0], node.size[1] + 1])
+  app.canvas.setDirty(true, true)
+}"""
+
+
 def show(comfy: ComfyPage, name: str, projection: str = "erp", **others: dict[str, Any]) -> ViewerOnPage:
     """Run a graph that shows a picture; its viewer."""
     comfy.build(load=image(name), view=viewer(["load", 0], projection), **others)
@@ -162,6 +169,19 @@ def test_a_photographic_panorama_and_map_look_as_the_core_renders_them(comfy: Co
                 panorama, *pixels.shape[:2], yaw_deg=yaw, pitch_deg=pitch, fov_deg=fov, interpolation="bilinear"
             )
             assert psnr(pixels, view.movedim(0, -1).clamp(0, 1).numpy() * 255) > 33, (projection, yaw, pitch)
+
+
+@pytest.mark.parametrize("projection", ["erp", "viewpoint"])
+def test_a_row_of_pixels_on_the_horizon_shows_the_horizon(comfy: ComfyPage, projection: str) -> None:
+    """There a direction's y is zero or minus zero, of which software rendering took the arc tangent for half a turn."""
+    shown = show(comfy, f"colours_{'erp' if projection == 'erp' else 'map'}.png", projection)
+    for _ in range(2):  # one of the two has a row in the middle
+        rows = comfy.evaluate("document.querySelector('.vp360 canvas').height")
+        comfy.evaluate(ONE_ROW_MORE)
+        comfy.page.wait_for_function(f"document.querySelector('.vp360 canvas').height === {rows + 1}")
+        shown.settle()
+        assert shown.pixels().shape[0] == rows + 1
+        assert_shows_the_view(shown)
 
 
 def test_the_wheel_zooms_only_a_viewer_that_has_the_focus(comfy: ComfyPage, new_nodes: bool) -> None:

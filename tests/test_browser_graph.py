@@ -11,7 +11,7 @@ from scripts.build_subgraphs import SUBGRAPHS
 from scripts.comfy_server import ComfyServer
 from scripts.tiny_models import VAE, VIEWPOINT_UNET
 from tests.browser_graph import ANGLES, image, target, viewer
-from tests.browser_page import ComfyPage, ViewerOnPage
+from tests.browser_page import ComfyPage
 from tests.browser_pictures import assert_shows_the_view, shows_the_view
 from tests.browser_session import browser_page, browser_server, without_errors
 
@@ -43,11 +43,6 @@ def new_nodes(request: pytest.FixtureRequest, comfy: ComfyPage) -> Iterator[bool
     comfy.set_new_nodes(request.param)
     yield request.param
     comfy.set_new_nodes(False)
-
-
-def look_up(shown: ViewerOnPage) -> None:
-    """Turn away from the horizon, where software rendering draws a wrong line if it falls on a row of pixels."""
-    shown.press("ArrowUp")
 
 
 # Use this view
@@ -148,7 +143,6 @@ def test_a_viewer_in_a_subgraph_has_its_picture_after_undo_and_redo(comfy: Comfy
     comfy.evaluate(ENCLOSE)
     comfy.run()
     comfy.viewer().wait_for_picture()
-    look_up(comfy.viewer())
     assert_shows_the_view(comfy.viewer())
     comfy.evaluate(MOVE)
     for step in ("undo", "redo", "undo"):
@@ -156,7 +150,6 @@ def test_a_viewer_in_a_subgraph_has_its_picture_after_undo_and_redo(comfy: Comfy
         comfy.evaluate(LOOK_INSIDE)
         expect(comfy.page.locator(".vp360")).to_have_count(1)
         comfy.viewer().wait_for_picture()
-        look_up(comfy.viewer())
         assert_shows_the_view(comfy.viewer())
     comfy.evaluate(EMPTY)
     expect(comfy.page.locator(".vp360")).to_have_count(0)
@@ -185,7 +178,6 @@ def test_of_a_list_of_panoramas_each_can_be_looked_at(comfy: ComfyPage, new_node
     comfy.run()
     shown = comfy.viewer()
     shown.wait_for_picture()
-    look_up(shown)
     place = shown.root.get_by_role("status").filter(has_text=" of ")
     following = shown.root.get_by_role("button", name="Next panorama (N)")
     for number, act in enumerate(

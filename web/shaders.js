@@ -28,13 +28,20 @@ in vec2 place;
 out vec4 colour;
 `
 
+// Half an angle's tangent, since atan(y, x) of a negative zero is half a turn in software rendering.
+const LATITUDE = `
+float latitude(vec3 d) {
+  return 2.0 * atan(-d.y / (1.0 + length(d.xz)));
+}
+`
+
 // The level comes from the view's angle per pixel, not from the derivative of longitude: that jumps at +-180 degrees
 // and grows without bound at the poles.
 const ERP = `
 vec3 sampleErp(vec3 d, float angle) {
   float lod = clamp(log2(angle * size.x / (2.0 * PI)), 0.0, maxLod);
   float u = atan(d.x, d.z) / (2.0 * PI) + 0.5;
-  float v = 0.5 - atan(-d.y, length(d.xz)) / PI;
+  float v = 0.5 - latitude(d) / PI;
   float edge = 0.5 / size.y * exp2(lod);
   float row = clamp(v, edge, 1.0 - edge);
   vec3 here = textureLod(panorama, vec2(u, row), lod).rgb;
@@ -105,7 +112,7 @@ float line(float distance, float width) {
 
 vec3 drawGrid(vec3 shown, vec3 d, float angle) {
   float horizontal = length(d.xz);
-  float lat = atan(-d.y, horizontal), lon = atan(d.x, d.z), step = PI / 6.0;
+  float lat = latitude(d), lon = atan(d.x, d.z), step = PI / 6.0;
   float fromParallel = abs(fract(lat / step + 0.5) - 0.5) * step / angle;
   float fromMeridian = abs(fract(lon / step + 0.5) - 0.5) * step * horizontal / angle;
   float thin = max(line(fromParallel, 0.7), line(fromMeridian, 0.7) * smoothstep(0.03, 0.08, horizontal));
@@ -129,4 +136,4 @@ void main() {
 }
 `
 
-export const FRAGMENT = HEAD + ERP + MAP + GRID + MAIN
+export const FRAGMENT = HEAD + LATITUDE + ERP + MAP + GRID + MAIN
