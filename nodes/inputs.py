@@ -34,7 +34,8 @@ def fusion_input() -> io.Boolean.Input:
     return io.Boolean.Input(
         "fusion",
         default=True,
-        tooltip="Blend what the map shows twice, so that no seam is left. Off: only the nearest subregion is read.",
+        tooltip="Blend what the map shows twice, so that no seam is left. Off, and by 'nearest': only the nearest "
+        "subregion is read.",
     )
 
 

@@ -11,8 +11,9 @@ from tests.analytic import pixel_solid_angle, smooth
 from viewpoint_core import resample, views
 from viewpoint_core.camera import check_fov, direction_to_view, focal_length, view_directions
 from viewpoint_core.kept import KEPT_RESULTS
+from viewpoint_core.partial import partial_erp_to_viewpoint
 from viewpoint_core.sphere import erp_directions, rotate_yaw
-from viewpoint_core.viewpoint_map import SUBREGIONS, map_directions, unit_pixels, viewpoint_to_erp
+from viewpoint_core.viewpoint_map import SUBREGIONS, erp_to_viewpoint, map_directions, unit_pixels, viewpoint_to_erp
 from viewpoint_core.views import (
     FACES,
     cubemap_to_erp,
@@ -371,6 +372,34 @@ def test_turning_the_camera_turns_the_picture() -> None:
 def yaw_matrix(yaw: float) -> Tensor:
     c, s = math.cos(yaw), math.sin(yaw)
     return torch.tensor([[c, 0, -s], [0, 1, 0], [s, 0, c]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("fine", [1, 8])
+def test_labels_are_never_mixed_by_nearest(fine: int) -> None:
+    def labels(*size: int) -> Tensor:
+        return (random_image(*size, seed=fine) * 10).floor().repeat_interleave(fine, -1).repeat_interleave(fine, -2)
+
+    viewpoint, erp = labels(1, 256 // fine, 256 // fine), labels(1, 256 // fine, 512 // fine)
+    faces = labels(6, 1, 32, 32)
+    known = (labels(1, 256 // fine, 512 // fine) > 4).float()
+    placed, cover = place_view(labels(1, 90, 160), 64, pitch_deg=20, fov_deg=130, interpolation="nearest", fill=11)
+    partial, mask = partial_erp_to_viewpoint(erp[None], known, 64, interpolation="nearest", fill=11)
+    for picture, whole in (
+        (erp_to_viewpoint(erp, 64, interpolation="nearest"), True),
+        (viewpoint_to_erp(viewpoint, 64, interpolation="nearest"), True),
+        (viewpoint_to_erp(viewpoint, 512, interpolation="nearest"), True),
+        (viewpoint_to_cubemap(viewpoint, 16, interpolation="nearest"), True),
+        (cubemap_to_viewpoint(faces, 64, interpolation="nearest"), True),
+        (cubemap_to_erp(faces, 64, interpolation="nearest"), True),
+        (render_view(erp, 20, 30, pitch_deg=80, interpolation="nearest"), True),
+        (placed[:, cover == 1], True),
+        (placed, False),
+        (partial[:, :, mask[0] == 1], True),
+        (partial, False),
+    ):
+        assert set(picture.unique().tolist()) <= {*range(10), *(() if whole else (11,))}
+    assert set(cover.unique().tolist()) == {0, 1}
+    assert set(mask.unique().tolist()) == {0, 1}
 
 
 def test_view_caches_are_bounded() -> None:

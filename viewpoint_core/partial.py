@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .conditioning import GREY
-from .resample import pad_erp, sample
-from .viewpoint_map import check_erp, check_map_size, erp_to_viewpoint, map_from_erp_grid
+from .resample import averages, pad_erp, sample
+from .viewpoint_map import check_erp, check_map_size, map_from_erp_grid
 
 WHOLE = 1 - 1e-4  # rounding of a weighted mean of ones
 
@@ -29,20 +29,20 @@ def partial_erp_to_viewpoint(
 ) -> tuple[Tensor, Tensor]:
     """ERP images (T, C, H, 2H) known where masks (T, H, 2H) in [0, 1] are above 0 -> maps and masks (T, S, S).
 
-    The mask is read by nearest, and the map is `fill` where it is 0. Near the border of what is known only known pixels
-    are averaged; further in, it is `erp_to_viewpoint`. `on_frame` is called once a frame. Raises ValueError where the
-    mask does not fit.
+    Over each pixel of the map the mask is averaged, and the map is `fill` where that is 0. Near the border of what is
+    known only known pixels are averaged; further in, it is `erp_to_viewpoint`. By "nearest" nothing is averaged, nor is
+    the mask. `on_frame` is called once a frame. Raises ValueError where the mask does not fit.
     """
     check_erp(erp)
     check_map_size(map_size)
     if erp.ndim != 4 or mask.shape != (len(erp), *erp.shape[-2:]):
         raise ValueError(f"ERP frames {tuple(erp.shape)} and their mask {tuple(mask.shape)} do not fit")
-    grid = map_from_erp_grid(map_size, *erp.shape[-2:])
+    grid = map_from_erp_grid(map_size, *erp.shape[-2:], averages(interpolation))
     kernel = "nearest" if interpolation == "nearest" else "bilinear"
     maps = erp.new_empty(len(erp), erp.shape[1], map_size, map_size)
     masks = erp.new_empty(len(erp), 1, map_size, map_size)
     for frame, out, part, shown in zip(erp, maps, mask, masks, strict=True):
-        shown.copy_(erp_to_viewpoint(part[None].to(erp), map_size, interpolation="nearest"))
+        shown.copy_(sample(part[None].to(erp), grid, interpolation="nearest", border="erp"))
         work = frame if frame.dtype == torch.float64 else frame.float()
         known = (part > 0).to(work)[None]
         weights = torch.cat([known, surrounded(known[None], grid.reduction)[0]])

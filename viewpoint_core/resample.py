@@ -11,6 +11,7 @@ from torch import Tensor
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest")
 MARGIN = 3  # a bicubic kernel reaches two pixels beyond a position that lies on the border
 MAX_FACTOR = 8
+UNFILTERED = (1, 1)
 BAND_PIXELS = 1 << 18  # whose positions are worked out, in float64, or sampled at once
 
 
@@ -23,6 +24,11 @@ class Grid:
     y: Tensor
     factor: int = 1
     reduction: int = 1
+
+
+def averages(interpolation: str) -> bool:
+    """Whether finer sources are averaged: "nearest" takes one pixel as it is, so that labels are never mixed."""
+    return interpolation != "nearest"
 
 
 def row_bands(height: int, width: int, pixels: int | None = None) -> Iterator[slice]:

@@ -14,7 +14,9 @@ from torch import Tensor
 from .kept import Kept
 from .resample import (
     MARGIN,
+    UNFILTERED,
     Grid,
+    averages,
     banded_grid,
     check_image,
     filtering,
@@ -360,9 +362,9 @@ def to_erp_samples(map_size: int, width: int) -> int:
     return width * (width // 2) * map_filtering(map_size, width / (2 * math.pi))[0] ** 2
 
 
-def build_map_from_erp_grid(map_size: int, height: int, width: int) -> Grid:
+def build_map_from_erp_grid(map_size: int, height: int, width: int, filtered: bool = True) -> Grid:
     """ERP positions of the map's pixels (uncached)."""
-    factor, reduction = erp_filtering(width, unit_pixels(map_size))
+    factor, reduction = erp_filtering(width, unit_pixels(map_size)) if filtered else UNFILTERED
     side = map_size * factor
 
     def locate(rows: slice) -> tuple[Tensor, Tensor]:
@@ -371,9 +373,9 @@ def build_map_from_erp_grid(map_size: int, height: int, width: int) -> Grid:
     return banded_grid(side, side, locate, factor, reduction)
 
 
-def build_erp_lookup(map_size: int, width: int, fusion: bool) -> MapLookup:
+def build_erp_lookup(map_size: int, width: int, fusion: bool, filtered: bool = True) -> MapLookup:
     """Map positions of an ERP's pixels (uncached)."""
-    factor, reduction = map_filtering(map_size, width / (2 * math.pi))
+    factor, reduction = map_filtering(map_size, width / (2 * math.pi)) if filtered else UNFILTERED
     size = (width // 2 * factor, width * factor)
     how = {"fusion": fusion, "factor": factor, "reduction": reduction}
     return banded_lookup(*size, lambda rows: erp_directions(*size, rows), map_size, **how)
@@ -443,13 +445,13 @@ def erp_to_viewpoint(
 ) -> Tensor:
     """ERP images (..., C, H, 2H) -> ViewPoint maps (..., C, map_size, map_size), same dtype and device.
 
-    Any float dtype, any range; filtered when the ERP is finer than the map. interpolation: "bicubic", "bilinear" or
-    "nearest" (masks). `on_frame` is called once an image. Paper 3.2. Raises ValueError for an image that is not 2:1 or
-    a side that is no multiple of 32.
+    Any float dtype, any range. interpolation: "bicubic" or "bilinear", filtered when the ERP is finer than the map, or
+    "nearest", which takes one pixel as it is (labels). `on_frame` is called once an image. Paper 3.2. Raises ValueError
+    for an image that is not 2:1 or a side that is no multiple of 32.
     """
     check_erp(erp)
     check_map_size(map_size)
-    grid = map_from_erp_grid(map_size, *erp.shape[-2:])
+    grid = map_from_erp_grid(map_size, *erp.shape[-2:], averages(interpolation))
     return sample(erp, grid, interpolation=interpolation, border="erp", on_frame=on_frame)
 
 
@@ -464,10 +466,11 @@ def viewpoint_to_erp(
     """ViewPoint maps (..., C, S, S) -> ERP images (..., C, width/2, width), same dtype and device.
 
     With fusion, what two subregions show is blended by the weights of equations 5-12, on U by shares that end on the
-    arcs without a crease; without, the subregion that weighs most is taken. `on_frame` is called once a map. Raises
-    ValueError for a map that is not square or no multiple of 32.
+    arcs without a crease; without, and by "nearest", the subregion that weighs most is taken. `on_frame` is called once
+    a map. Raises ValueError for a map that is not square or no multiple of 32.
     """
     check_map(viewpoint)
     check_erp_width(width)
-    lookup = erp_lookup(viewpoint.shape[-1], width, fusion)
+    filtered = averages(interpolation)
+    lookup = erp_lookup(viewpoint.shape[-1], width, fusion and filtered, filtered)
     return sample_map(viewpoint, lookup, interpolation=interpolation, on_frame=on_frame)

@@ -11,7 +11,19 @@ from torch import Tensor
 from .camera import check_fov, direction_to_view, focal_length, view_directions
 from .camera_path import CameraPath, check_path_fits, still_path
 from .kept import Kept
-from .resample import MARGIN, Grid, banded_grid, check_image, filtering, pad_edge, row_bands, rows_within, sample
+from .resample import (
+    MARGIN,
+    UNFILTERED,
+    Grid,
+    averages,
+    banded_grid,
+    check_image,
+    filtering,
+    pad_edge,
+    row_bands,
+    rows_within,
+    sample,
+)
 from .sphere import EVERY, direction_to_erp, erp_directions
 from .viewpoint_map import (
     MapLookup,
@@ -85,7 +97,7 @@ def nearby(ahead: Tensor, directions: Tensor, reach: float) -> Tensor:
 
 
 def view_grids(
-    map_size: int, height: int, width: int, path: CameraPath
+    map_size: int, height: int, width: int, path: CameraPath, filtered: bool
 ) -> Iterator[tuple[Tensor, Grid, Tensor, float]]:
     """Where the map's pixels near the view lie on it, for each camera of a path.
 
@@ -98,7 +110,9 @@ def view_grids(
     for frame, rotation in enumerate(path.rotations()):
         camera = path.camera(frame)
         focal = focal_length(width, camera["fov_deg"])
-        factor, reduction = view_filtering(unit, map_size, height, width, camera["fov_deg"])
+        factor, reduction = UNFILTERED
+        if filtered:
+            factor, reduction = view_filtering(unit, map_size, height, width, camera["fov_deg"])
         if factor != fine.shape[1]:
             fine = all_pixel_directions(map_size, factor)
         index = nearby(rotation[:, 2], centres, math.atan(math.hypot(height, width) / 2 / focal) + 4 / unit)
@@ -147,7 +161,7 @@ def place_view(
     else:
         check_frames(view, path, "view")
         cameras = path.turned(**angles)
-    grids = view_grids(map_size, *view.shape[-2:], cameras)
+    grids = view_grids(map_size, *view.shape[-2:], cameras, averages(interpolation))
     lead, size = view.shape[:-3], view.shape[-3:]
     maps = view.new_full((lead.numel(), size[0], map_size, map_size), fill)
     masks = view.new_zeros(len(cameras), map_size, map_size)
@@ -183,10 +197,19 @@ def check_frames(video: Tensor, path: CameraPath, name: str) -> None:
 
 
 def build_erp_view_grid(
-    erp_width: int, height: int, width: int, yaw_deg: float, pitch_deg: float, roll_deg: float, fov_deg: float
+    erp_width: int,
+    height: int,
+    width: int,
+    yaw_deg: float,
+    pitch_deg: float,
+    roll_deg: float,
+    fov_deg: float,
+    filtered: bool,
 ) -> Grid:
     """ERP positions of a view's pixels (uncached)."""
     factor, reduction = erp_filtering(erp_width, focal_length(width, fov_deg))
+    if not filtered:
+        factor, reduction = UNFILTERED
     size = (height * factor, width * factor)
     camera = {"yaw_deg": yaw_deg, "pitch_deg": pitch_deg, "roll_deg": roll_deg, "fov_deg": fov_deg}
 
@@ -228,9 +251,10 @@ def render_view(
     check_erp(erp)
     if height <= 0 or width <= 0:
         raise ValueError(f"the view's size is {width} x {height}; expected positive width and height")
+    filtered = averages(interpolation)
     angles = {"yaw_deg": yaw_deg, "pitch_deg": pitch_deg, "roll_deg": roll_deg}
     if path is None:
-        grid = erp_view_grid(erp.shape[-1], height, width, *angles.values(), fov_deg)
+        grid = erp_view_grid(erp.shape[-1], height, width, *angles.values(), fov_deg, filtered)
         return sample(erp, grid, interpolation=interpolation, border="erp", on_frame=on_frame)
     if erp.ndim != 4 or len(erp) != 1:
         check_frames(erp, path, "erp")
@@ -239,7 +263,7 @@ def render_view(
     for frame, source in enumerate(erp.expand(len(path), -1, -1, -1)):
         camera = path.camera(frame)
         if camera != of_camera:  # past the cache: cameras of one use would put out the grids that are used again
-            grid, of_camera = build_erp_view_grid(erp.shape[-1], height, width, **camera), camera
+            grid, of_camera = build_erp_view_grid(erp.shape[-1], height, width, **camera, filtered=filtered), camera
         views[frame] = sample(source, grid, interpolation=interpolation, border="erp")
         on_frame()
     return views
@@ -282,9 +306,9 @@ def from_cubemap_samples(map_size: int, size: int) -> int:
 
 
 @Kept
-def faces_grid(map_size: int, size: int) -> Grid:
+def faces_grid(map_size: int, size: int, filtered: bool) -> Grid:
     """Positions of the map's pixels on the padded stack of six faces."""
-    factor, reduction = filtering(size / 2, unit_pixels(map_size), size)
+    factor, reduction = filtering(size / 2, unit_pixels(map_size), size) if filtered else UNFILTERED
     side, margin = map_size * factor, MARGIN * reduction
 
     def locate(rows: slice) -> tuple[Tensor, Tensor]:
@@ -334,13 +358,14 @@ def cubemap_to_viewpoint(
     """
     check_cubemap(faces)
     check_map_size(map_size)
-    return sample_faces(faces, faces_grid(map_size, faces.shape[-1]), interpolation, on_frame)
+    grid = faces_grid(map_size, faces.shape[-1], averages(interpolation))
+    return sample_faces(faces, grid, interpolation, on_frame)
 
 
 @Kept
-def erp_faces_grid(width: int, size: int) -> Grid:
+def erp_faces_grid(width: int, size: int, filtered: bool) -> Grid:
     """Positions of an ERP's pixels on the padded stack of six faces."""
-    factor, reduction = filtering(size / 2, width / (2 * math.pi), size)
+    factor, reduction = filtering(size / 2, width / (2 * math.pi), size) if filtered else UNFILTERED
     fine, margin = (width // 2 * factor, width * factor), MARGIN * reduction
     return banded_grid(
         *fine, lambda rows: direction_to_faces(erp_directions(*fine, rows), size, margin), factor, reduction
@@ -352,7 +377,8 @@ def cubemap_to_erp(faces: Tensor, width: int, *, interpolation: str = "bicubic")
     check_cubemap(faces)
     if width <= 0 or width % 4:
         raise ValueError(f"the ERP width is {width}; expected a positive multiple of 4, so that the height is even")
-    return sample_faces(faces, erp_faces_grid(width, faces.shape[-1]), interpolation, lambda: None)
+    grid = erp_faces_grid(width, faces.shape[-1], averages(interpolation))
+    return sample_faces(faces, grid, interpolation, lambda: None)
 
 
 def to_cubemap_samples(map_size: int, size: int) -> int:
@@ -361,9 +387,9 @@ def to_cubemap_samples(map_size: int, size: int) -> int:
 
 
 @Kept
-def face_lookup(map_size: int, face: str, size: int, fusion: bool) -> MapLookup:
+def face_lookup(map_size: int, face: str, size: int, fusion: bool, filtered: bool) -> MapLookup:
     """Map positions of a face's pixels."""
-    factor, reduction = map_filtering(map_size, size / 2)
+    factor, reduction = map_filtering(map_size, size / 2) if filtered else UNFILTERED
     side, how = size * factor, {"fusion": fusion, "factor": factor, "reduction": reduction}
     return banded_lookup(side, side, lambda rows: face_directions(face, side, rows), map_size, **how)
 
@@ -376,13 +402,14 @@ def viewpoint_to_cubemap(
     fusion: bool = True,
     on_face: Callable[[], None] = lambda: None,
 ) -> Tensor:
-    """Maps (..., C, S, S) -> cubemaps (..., 6, C, size, size), faces in the order F, R, B, L, U, D. `on_face` is called
-    once a face of each map."""
+    """Maps (..., C, S, S) -> cubemaps (..., 6, C, size, size), faces in the order F, R, B, L, U, D. Overlaps as in
+    `viewpoint_to_erp`. `on_face` is called once a face of each map."""
     check_map(viewpoint)
     if size <= 0:
         raise ValueError(f"the face size is {size}; expected a positive number of pixels")
     faces = viewpoint.new_empty(*viewpoint.shape[:-3], 6, viewpoint.shape[-3], size, size)
+    filtered = averages(interpolation)
     for face, out in zip(FACES, faces.unbind(-4), strict=True):
-        lookup = face_lookup(viewpoint.shape[-1], face, size, fusion)
+        lookup = face_lookup(viewpoint.shape[-1], face, size, fusion and filtered, filtered)
         out.copy_(sample_map(viewpoint, lookup, interpolation=interpolation, on_frame=on_face))
     return faces
