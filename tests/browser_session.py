@@ -1,5 +1,6 @@
 """The server and the page that the browser tests of one file share."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,8 @@ from scripts.comfy_server import ComfyServer, make_base_directory
 from scripts.host import provide_host
 from tests.browser_inputs import write_damaged, write_inputs
 from tests.browser_page import FLAGS, TIMEOUT_MS, WINDOW, ComfyPage, prepare_user
+
+OUTSIDE = re.compile(r"^https?://(?!127\.0\.0\.1[:/]|localhost[:/])")
 
 
 @contextmanager
@@ -26,11 +29,13 @@ def browser_server(folder: Path) -> Iterator[ComfyServer]:
 
 @contextmanager
 def browser_page(server: ComfyServer) -> Iterator[ComfyPage]:
-    """Its page in Chromium."""
+    """Its page in Chromium, which reaches nothing else: the editor asks how large a missing model file would be."""
     expect.set_options(timeout=TIMEOUT_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=provide_browser(), args=FLAGS)
-        page = ComfyPage(browser.new_page(viewport=WINDOW), server)
+        inner = browser.new_page(viewport=WINDOW)
+        inner.route(OUTSIDE, lambda route: route.fulfill(status=200))
+        page = ComfyPage(inner, server)
         page.open()
         yield page
         browser.close()

@@ -1,5 +1,6 @@
 """A real Chromium on the real ComfyUI with the pack: shipped workflows, and what people do with the viewer."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -81,13 +82,27 @@ def test_the_page_opens_without_an_error_and_knows_the_viewer(comfy: ComfyPage) 
     comfy.screenshot("page")
 
 
-def open_template(comfy: ComfyPage, name: str) -> None:
-    """Choose a shipped workflow in the template browser."""
+def missing_files(server: ComfyServer, name: str) -> list[dict[str, str]]:
+    """The published model files of a shipped workflow that this ComfyUI lacks."""
+    nodes = json.loads((REPO / "workflows" / f"{name}.json").read_text("utf-8"))["nodes"]
+    files = [file for node in nodes for file in node["properties"].get("models", [])]
+    return [file for file in files if not (server.base / "models" / file["directory"] / file["name"]).exists()]
+
+
+def open_template(comfy: ComfyPage, server: ComfyServer, name: str) -> None:
+    """Choose a shipped workflow in the template browser, and close what offers its missing files."""
     page = comfy.page
     page.locator(".templates-tab-button").click()
     page.get_by_text("viewpoint", exact=True).last.click()
     page.get_by_test_id(f"template-workflow-{name}").click()
     page.wait_for_function("app.graph.nodes.some((node) => node.type.startsWith('ViewPoint'))")
+    if missing := missing_files(server, name):
+        offer = page.locator(".p-dialog").filter(has_text="Missing Models")
+        expect(offer.get_by_text(".safetensors")).to_have_text(
+            [f"{file['directory']} / {file['name']}" for file in missing]
+        )
+        expect(offer.get_by_role("button", name="Download")).to_have_count(len(missing))
+        page.keyboard.press("Escape")
     page.locator(".p-dialog").wait_for(state="detached")
 
 
@@ -100,7 +115,7 @@ def written(server: ComfyServer) -> set[Path]:
 def test_a_shipped_workflow_opens_from_the_template_browser_and_runs(
     comfy: ComfyPage, server: ComfyServer, name: str
 ) -> None:
-    open_template(comfy, name)
+    open_template(comfy, server, name)
     comfy.page.wait_for_timeout(300)
     assert comfy.evaluate(UNKNOWN) == []
     assert comfy.messages() == []
