@@ -328,11 +328,11 @@ def test_what_is_2_to_1_and_no_panorama_is_named_and_left_out(
     for spoil in (flat, vr180, dual_fisheye, letterboxed, torch.zeros_like):
         save(map(spoil, turning(city)), root / f"{spoil.__name__}.mp4")
     save(turning(city), root / "good.mp4")
-    video_file.write_image(city, root / "good.png")
+    video_file.write_image(city, root / "still.png")
     video_file.write_image(flat(city), root / "photo.png")
     status, items = run(tmp_path, "--folder", root)
     assert status == 0
-    assert names(items, root) == ["good.mp4", "good.png"]
+    assert names(items, root) == ["good.mp4", "still.png"]
     errors = capsys.readouterr().err
     for line in (
         "flat.mp4: its left and right edges do not meet",
