@@ -214,3 +214,10 @@ def test_every_frame_is_told_and_the_result_lies_as_an_image() -> None:
         out, _ = composite_view(erp, clip, path=path, on_frame=lambda: told.append(1))
         assert len(told) == 3
         assert out.movedim(1, -1).is_contiguous()
+
+
+def test_labels_are_not_mixed_by_nearest_without_a_feather() -> None:
+    view = torch.randint(0, 2, (1, 3, 200, 200), generator=torch.Generator().manual_seed(0)).float()
+    how = {"fov_deg": 60.0, "feather_deg": 0.0, "colour_match": "off", "interpolation": "nearest"}
+    laid, weight = composite_view(torch.zeros(1, 3, 64, 128), view, **how)
+    assert sorted(laid.unique().tolist()) == sorted(weight.unique().tolist()) == [0, 1]

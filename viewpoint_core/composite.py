@@ -13,7 +13,7 @@ from torch import Tensor
 from .camera import focal_length, view_rotation
 from .camera_path import CameraPath, hold_path, still_path
 from .compose import channels_last, check_feather, smoothstep
-from .resample import Grid, check_image, check_interpolation, sample
+from .resample import UNFILTERED, Grid, averages, check_image, check_interpolation, sample
 from .sphere import direction_to_lonlat, erp_directions
 from .viewpoint_map import check_erp
 from .views import check_frames, locate_on_view, view_filtering
@@ -96,11 +96,15 @@ def rectangles_near(erp_height: int, height: int, width: int, camera: dict[str, 
     return [(rows, columns) for columns in parts if columns.stop > columns.start]
 
 
-def view_bands(view: Tensor, erp_height: int, camera: dict[str, float], feather: float) -> Iterator[Band]:
+def view_bands(
+    view: Tensor, erp_height: int, camera: dict[str, float], feather: float, filtered: bool
+) -> Iterator[Band]:
     """Where views (..., h, w) of one camera lie on a panorama of this height, some rows at a time; feather in
     radians."""
     erp_width, (height, width) = 2 * erp_height, view.shape[-2:]
-    factor, reduction = view_filtering(erp_width / (2 * math.pi), erp_height, height, width, camera["fov_deg"])
+    factor, reduction = UNFILTERED
+    if filtered:
+        factor, reduction = view_filtering(erp_width / (2 * math.pi), erp_height, height, width, camera["fov_deg"])
     for rows, columns in rectangles_near(erp_height, height, width, camera):
         fine_columns = slice(columns.start * factor, columns.stop * factor)
         step = max(1, BAND_SAMPLES // ((columns.stop - columns.start) * factor**2))
@@ -147,7 +151,7 @@ def overlap_colours(
         numbers = range(frames.start, frames.stop)
         size = height, 2 * height
         small = torch.cat([F.interpolate(erp[n : n + 1].float(), size=size, mode="area").cpu() for n in numbers])
-        for band in view_bands(view[0], height, camera, 0):
+        for band in view_bands(view[0], height, camera, 0, True):
             whole = (band.weight >= 1).cpu()
             panorama = small[:, :, band.rows, band.columns][..., whole].mean(0).T
             clip = sum(band.draw(view[n].float(), "bilinear").cpu()[..., whole] for n in numbers).T / len(numbers)
@@ -181,7 +185,8 @@ class Overlay:
     def bands(self, erp_height: int, camera: dict[str, float]) -> Iterator[Band]:
         """Where this camera's views lie on panoramas of this height. Raises ValueError where they cover no pixel."""
         found = False
-        for band in view_bands(self.views[0], erp_height, camera, math.radians(self.feather_deg)):
+        filtered, feather = averages(self.interpolation), math.radians(self.feather_deg)
+        for band in view_bands(self.views[0], erp_height, camera, feather, filtered):
             found = True
             yield band
         if not found:
