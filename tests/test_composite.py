@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -141,9 +142,9 @@ def test_a_path_that_stands_still_is_as_quick_as_no_path(monkeypatch: pytest.Mon
     asked: list[float] = []
     bands = composite.view_bands
 
-    def counted(view: Tensor, height: int, camera: dict[str, float], feather: float) -> Iterator[composite.Band]:
+    def counted(view: Tensor, height: int, camera: dict[str, float], *how: Any) -> Iterator[composite.Band]:
         asked.append(camera["yaw_deg"])
-        return bands(view, height, camera, feather)
+        return bands(view, height, camera, *how)
 
     monkeypatch.setattr(composite, "view_bands", counted)
     composite_view(torch.rand(4, 3, 64, 128), torch.rand(4, 3, 48, 48), path=still_path(4), colour_match="off")

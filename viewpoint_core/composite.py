@@ -13,7 +13,7 @@ from torch import Tensor
 from .camera import focal_length, view_rotation
 from .camera_path import CameraPath, hold_path, still_path
 from .compose import channels_last, check_feather, smoothstep
-from .resample import UNFILTERED, Grid, averages, check_image, check_interpolation, sample
+from .resample import Grid, averages, check_image, check_interpolation, sample
 from .sphere import direction_to_lonlat, erp_directions
 from .viewpoint_map import check_erp
 from .views import check_frames, locate_on_view, view_filtering
@@ -102,9 +102,9 @@ def view_bands(
     """Where views (..., h, w) of one camera lie on a panorama of this height, some rows at a time; feather in
     radians."""
     erp_width, (height, width) = 2 * erp_height, view.shape[-2:]
-    factor, reduction = UNFILTERED
-    if filtered:
-        factor, reduction = view_filtering(erp_width / (2 * math.pi), erp_height, height, width, camera["fov_deg"])
+    factor, reduction = view_filtering(
+        erp_width / (2 * math.pi), erp_height, height, width, camera["fov_deg"], filtered=filtered
+    )
     for rows, columns in rectangles_near(erp_height, height, width, camera):
         fine_columns = slice(columns.start * factor, columns.stop * factor)
         step = max(1, BAND_SAMPLES // ((columns.stop - columns.start) * factor**2))

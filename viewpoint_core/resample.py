@@ -11,7 +11,6 @@ from torch import Tensor
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest")
 MARGIN = 3  # a bicubic kernel reaches two pixels beyond a position that lies on the border
 MAX_FACTOR = 8
-UNFILTERED = (1, 1)
 BAND_PIXELS = 1 << 18  # whose positions are worked out, in float64, or sampled at once
 
 
@@ -55,14 +54,21 @@ def banded_grid(
 
 
 def filtering(
-    source_density: float, target_density: float, source_side: int, finest_density: float | None = None
+    source_density: float,
+    target_density: float,
+    source_side: int,
+    finest_density: float | None = None,
+    *,
+    filtered: bool = True,
 ) -> tuple[int, int]:
     """(factor, reduction) that keep a finer source from aliasing, from densities in pixels per radian.
 
     Up to half as fine again needs nothing. Supersampling alone would cost the ratio squared, so from 4 times as fine
     the source shrinks first and supersampling bridges what is left. `finest_density`: the source's highest density
-    where it varies; only supersampling answers that, so the coarse part stays sharp.
+    where it varies; only supersampling answers that, so the coarse part stays sharp. (1, 1) where not `filtered`.
     """
+    if not filtered:
+        return 1, 1
     ratio = source_density / target_density
     reduction = min(max(1, int(ratio / 2)) if ratio >= 4 else 1, max(1, source_side // MARGIN))
     finest = max(finest_density or 0, source_density) / target_density

@@ -14,7 +14,6 @@ from torch import Tensor
 from .kept import Kept
 from .resample import (
     MARGIN,
-    UNFILTERED,
     Grid,
     averages,
     banded_grid,
@@ -341,15 +340,16 @@ def _sample_atlas(atlas: Tensor, lookup: MapLookup, interpolation: str) -> Tenso
     return torch.nn.functional.avg_pool2d(out, lookup.factor) if lookup.factor > 1 else out
 
 
-def map_filtering(map_size: int, target_density: float) -> tuple[int, int]:
+def map_filtering(map_size: int, target_density: float, *, filtered: bool = True) -> tuple[int, int]:
     """(factor, reduction) that a map needs for a target of this density; a margin reaches half a subregion at most."""
     density = unit_pixels(map_size)
-    return filtering(density, target_density, map_size // 4, 1.5 * density)  # 1 at a face's centre, 2 on its edges
+    finest = 1.5 * density  # 1 at a face's centre, 2 on its edges
+    return filtering(density, target_density, map_size // 4, finest, filtered=filtered)
 
 
-def erp_filtering(width: int, target_density: float) -> tuple[int, int]:
+def erp_filtering(width: int, target_density: float, *, filtered: bool = True) -> tuple[int, int]:
     """(factor, reduction) that an ERP of this width needs for a target of this density, in pixels per radian."""
-    return filtering(width / (2 * math.pi), target_density, width // 2)
+    return filtering(width / (2 * math.pi), target_density, width // 2, filtered=filtered)
 
 
 def from_erp_samples(map_size: int, width: int) -> int:
@@ -364,7 +364,7 @@ def to_erp_samples(map_size: int, width: int) -> int:
 
 def build_map_from_erp_grid(map_size: int, height: int, width: int, filtered: bool = True) -> Grid:
     """ERP positions of the map's pixels (uncached)."""
-    factor, reduction = erp_filtering(width, unit_pixels(map_size)) if filtered else UNFILTERED
+    factor, reduction = erp_filtering(width, unit_pixels(map_size), filtered=filtered)
     side = map_size * factor
 
     def locate(rows: slice) -> tuple[Tensor, Tensor]:
@@ -375,7 +375,7 @@ def build_map_from_erp_grid(map_size: int, height: int, width: int, filtered: bo
 
 def build_erp_lookup(map_size: int, width: int, fusion: bool, filtered: bool = True) -> MapLookup:
     """Map positions of an ERP's pixels (uncached)."""
-    factor, reduction = map_filtering(map_size, width / (2 * math.pi)) if filtered else UNFILTERED
+    factor, reduction = map_filtering(map_size, width / (2 * math.pi), filtered=filtered)
     size = (width // 2 * factor, width * factor)
     how = {"fusion": fusion, "factor": factor, "reduction": reduction}
     return banded_lookup(*size, lambda rows: erp_directions(*size, rows), map_size, **how)

@@ -13,7 +13,6 @@ from .camera_path import CameraPath, check_path_fits, still_path
 from .kept import Kept
 from .resample import (
     MARGIN,
-    UNFILTERED,
     Grid,
     averages,
     banded_grid,
@@ -45,12 +44,14 @@ FACE_YAW_PITCH = {"F": (0, 0), "R": (90, 0), "B": (180, 0), "L": (-90, 0), "U": 
 FACE_AHEAD = torch.tensor([[0, 0, 1], [1, 0, 0], [0, 0, -1], [-1, 0, 0], [0, -1, 0], [0, 1, 0]], dtype=torch.float64)
 
 
-def view_filtering(target_density: float, target_side: int, height: int, width: int, fov_deg: float) -> tuple[int, int]:
+def view_filtering(
+    target_density: float, target_side: int, height: int, width: int, fov_deg: float, *, filtered: bool = True
+) -> tuple[int, int]:
     """(factor, reduction) for a view drawn on a picture of this density (pixels per radian) and side."""
     focal = focal_length(width, fov_deg)
     # a flat view grows finer toward its edges by 1 / cos^2, and so does the map, but only up to 2, at 45 degrees
     at_edge = focal * (1 + (max(width, height) / 2 / focal) ** 2)
-    factor, reduction = filtering(focal, target_density, min(height, width), at_edge / 2)
+    factor, reduction = filtering(focal, target_density, min(height, width), at_edge / 2, filtered=filtered)
     return max(1, min(factor, MAX_SAMPLES // target_side)), reduction
 
 
@@ -110,9 +111,7 @@ def view_grids(
     for frame, rotation in enumerate(path.rotations()):
         camera = path.camera(frame)
         focal = focal_length(width, camera["fov_deg"])
-        factor, reduction = UNFILTERED
-        if filtered:
-            factor, reduction = view_filtering(unit, map_size, height, width, camera["fov_deg"])
+        factor, reduction = view_filtering(unit, map_size, height, width, camera["fov_deg"], filtered=filtered)
         if factor != fine.shape[1]:
             fine = all_pixel_directions(map_size, factor)
         index = nearby(rotation[:, 2], centres, math.atan(math.hypot(height, width) / 2 / focal) + 4 / unit)
@@ -207,9 +206,7 @@ def build_erp_view_grid(
     filtered: bool,
 ) -> Grid:
     """ERP positions of a view's pixels (uncached)."""
-    factor, reduction = erp_filtering(erp_width, focal_length(width, fov_deg))
-    if not filtered:
-        factor, reduction = UNFILTERED
+    factor, reduction = erp_filtering(erp_width, focal_length(width, fov_deg), filtered=filtered)
     size = (height * factor, width * factor)
     camera = {"yaw_deg": yaw_deg, "pitch_deg": pitch_deg, "roll_deg": roll_deg, "fov_deg": fov_deg}
 
@@ -308,7 +305,7 @@ def from_cubemap_samples(map_size: int, size: int) -> int:
 @Kept
 def faces_grid(map_size: int, size: int, filtered: bool) -> Grid:
     """Positions of the map's pixels on the padded stack of six faces."""
-    factor, reduction = filtering(size / 2, unit_pixels(map_size), size) if filtered else UNFILTERED
+    factor, reduction = filtering(size / 2, unit_pixels(map_size), size, filtered=filtered)
     side, margin = map_size * factor, MARGIN * reduction
 
     def locate(rows: slice) -> tuple[Tensor, Tensor]:
@@ -365,7 +362,7 @@ def cubemap_to_viewpoint(
 @Kept
 def erp_faces_grid(width: int, size: int, filtered: bool) -> Grid:
     """Positions of an ERP's pixels on the padded stack of six faces."""
-    factor, reduction = filtering(size / 2, width / (2 * math.pi), size) if filtered else UNFILTERED
+    factor, reduction = filtering(size / 2, width / (2 * math.pi), size, filtered=filtered)
     fine, margin = (width // 2 * factor, width * factor), MARGIN * reduction
     return banded_grid(
         *fine, lambda rows: direction_to_faces(erp_directions(*fine, rows), size, margin), factor, reduction
@@ -389,7 +386,7 @@ def to_cubemap_samples(map_size: int, size: int) -> int:
 @Kept
 def face_lookup(map_size: int, face: str, size: int, fusion: bool, filtered: bool) -> MapLookup:
     """Map positions of a face's pixels."""
-    factor, reduction = map_filtering(map_size, size / 2) if filtered else UNFILTERED
+    factor, reduction = map_filtering(map_size, size / 2, filtered=filtered)
     side, how = size * factor, {"fusion": fusion, "factor": factor, "reduction": reduction}
     return banded_lookup(side, side, lambda rows: face_directions(face, side, rows), map_size, **how)
 
