@@ -6,7 +6,6 @@ from collections.abc import Callable
 from scripts import stock_files
 from scripts.workflow_graph import Graph, Link, Node
 
-UNET = "viewpoint_wan2.1_t2v_1.3B_33ch_bf16.safetensors"
 MAP_SIZE, LENGTH, FPS = 736, 49, 16.0
 SECONDS = math.ceil((LENGTH - 1) / FPS)
 SAVED_PROMPTS = {
@@ -27,7 +26,7 @@ NEGATIVE_PROMPT = (
 
 MODEL_NOTE = f"""Model files, in the `models` folder of ComfyUI:
 
-- `diffusion_models/{UNET}`
+- `diffusion_models/{stock_files.VIEWPOINT_UNET}`
 - {stock_files.markdown(stock_files.VAE)}
 - {stock_files.markdown(stock_files.TEXT_ENCODER)}
 
@@ -112,7 +111,7 @@ The video is saved in `output/viewpoint`, marked as 360 degrees.
 
 def loader_nodes() -> dict[str, Node]:
     return {
-        "model": Node("UNETLoader", {"unet_name": UNET, "weight_dtype": "default"}),
+        "model": Node("UNETLoader", {"unet_name": stock_files.VIEWPOINT_UNET, "weight_dtype": "default"}),
         "vae": Node("VAELoader", {"vae_name": stock_files.VAE.name}),
         "clip": Node("CLIPLoader", {"clip_name": stock_files.TEXT_ENCODER.name, "type": "wan"}),
     }

@@ -26,6 +26,7 @@ UNET = StockFile(
     f"{WAN}/diffusion_models/wan2.1_t2v_1.3B_bf16.safetensors",
 )
 UPSCALER = StockFile("RealESRGAN_x4plus.safetensors", "upscale_models", f"{REAL_ESRGAN}/RealESRGAN_x4plus.safetensors")
+VIEWPOINT_UNET = "viewpoint_wan2.1_t2v_1.3B_33ch_bf16.safetensors"  # not published: what is trained from UNET
 STOCK_FILES = {file.name: file for file in (VAE, TEXT_ENCODER, UNET, UPSCALER)}
 
 

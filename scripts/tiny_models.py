@@ -19,13 +19,11 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
+from scripts import stock_files  # noqa: E402
+from scripts.stock_files import VIEWPOINT_UNET  # noqa: E402
 from scripts.tiny_upscaler import write_upscaler  # noqa: E402
 from viewpoint_core.checkpoint import inflate_checkpoint  # noqa: E402
 
-STOCK_UNET = "wan2.1_t2v_1.3B_bf16.safetensors"
-VIEWPOINT_UNET = "viewpoint_wan2.1_t2v_1.3B_33ch_bf16.safetensors"
-VAE = "wan_2.1_vae.safetensors"
-UPSCALER = "RealESRGAN_x4plus.safetensors"
 LATENT_CHANNELS = 16
 HEAD_DIM = 128
 TEXT_DIM, TEXT_TOKENS = 4096, 512
@@ -192,11 +190,11 @@ def write_text_embedding(path: Path, *, tokens: int = 20, seed: int = 3) -> None
 
 def writers(models: Path) -> Iterator[tuple[Path, Callable[[Path], None]]]:
     """Every file with what writes it, in order: the 33-channel model is made of the stock one."""
-    stock = models / "diffusion_models" / STOCK_UNET
+    stock = models / "diffusion_models" / stock_files.UNET.name
     yield stock, write_stock_unet
     yield stock.with_name(VIEWPOINT_UNET), lambda path: write_viewpoint_unet(stock, path)
-    yield models / "vae" / VAE, write_vae
-    yield models / "upscale_models" / UPSCALER, lambda path: write_upscaler(path, 4)
+    yield models / "vae" / stock_files.VAE.name, write_vae
+    yield models / "upscale_models" / stock_files.UPSCALER.name, lambda path: write_upscaler(path, 4)
 
 
 def write_models(models: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 
 from scripts.build_subgraphs import SUBGRAPHS
 from scripts.comfy_server import ComfyServer
-from scripts.tiny_models import VAE, VIEWPOINT_UNET
+from scripts.stock_files import VAE, VIEWPOINT_UNET
 from tests.browser_graph import ANGLES, image, target, viewer
 from tests.browser_page import ComfyPage
 from tests.browser_pictures import assert_shows_the_view, shows_the_view
@@ -104,7 +104,7 @@ def test_the_subgraph_draws_a_new_seed_for_each_run_and_keeps_one_that_is_fixed(
     comfy: ComfyPage, server: ComfyServer, new_nodes: bool
 ) -> None:
     file = json.loads((SUBGRAPHS / "Video to 360.json").read_text(encoding="utf-8"))
-    comfy.evaluate(FEED, [file, VIEWPOINT_UNET, VAE])
+    comfy.evaluate(FEED, [file, VIEWPOINT_UNET, VAE.name])
     before = len(sampled_seeds(server))
     comfy.run(timeout_ms=180_000)
     comfy.run(timeout_ms=180_000)

@@ -12,7 +12,8 @@ from scripts.build_locale import node_inputs
 from scripts.build_subgraphs import INPUT_NODE, OUTPUT_NODE, SUBGRAPHS, SUBGRAPHS_BY_NAME, blueprints
 from scripts.comfy_server import PACK, ComfyServer, make_base_directory
 from scripts.host import ROOT, provide_host
-from scripts.tiny_models import VAE, VIEWPOINT_UNET, write_models
+from scripts.stock_files import VAE, VIEWPOINT_UNET
+from scripts.tiny_models import write_models
 
 ASSETS = ROOT / "workflows" / "assets"
 NAMES = list(SUBGRAPHS_BY_NAME)
@@ -178,7 +179,7 @@ def test_video_to_360_makes_a_panorama_in_the_host(server: ComfyServer) -> None:
     outer = {
         "load": {"class_type": "LoadImage", "inputs": {"image": "sample_photo.png"}},
         "model": {"class_type": "UNETLoader", "inputs": {"unet_name": VIEWPOINT_UNET, "weight_dtype": "default"}},
-        "vae": {"class_type": "VAELoader", "inputs": {"vae_name": VAE}},
+        "vae": {"class_type": "VAELoader", "inputs": {"vae_name": VAE.name}},
         "prompt": {"class_type": "ViewPointEmptyPrompt", "inputs": {}},
     }
     linked = {"view": ["load", 0], "model": ["model", 0], "vae": ["vae", 0]}
