@@ -1,7 +1,6 @@
 """A real Chromium on the real ComfyUI with the pack: shipped workflows, and what people do with the viewer."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,40 +20,12 @@ from tests.browser_inputs import (
 )
 from tests.browser_page import WINDOW, ComfyPage, ViewerOnPage
 from tests.browser_pictures import assert_shows_the_view
-from tests.browser_session import browser_page, browser_server, without_errors
 from viewpoint_core.viewpoint_map import erp_to_viewpoint, viewpoint_to_erp
 from viewpoint_core.views import render_view
 
 pytestmark = [pytest.mark.host, pytest.mark.browser]
 REPO = Path(__file__).parents[1]
 WORKFLOWS = sorted(path.stem for path in (REPO / "workflows").glob("*.json"))
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
-    with browser_server(tmp_path_factory.mktemp("comfy")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def opened(server: ComfyServer) -> Iterator[ComfyPage]:
-    """One page for all tests."""
-    with browser_page(server) as page:
-        yield page
-
-
-@pytest.fixture
-def comfy(opened: ComfyPage) -> Iterator[ComfyPage]:
-    with without_errors(opened) as page:
-        yield page
-
-
-@pytest.fixture(params=[False, True], ids=["classic", "new"])
-def new_nodes(request: pytest.FixtureRequest, comfy: ComfyPage) -> Iterator[bool]:
-    """The classic or the new rendering of nodes."""
-    comfy.set_new_nodes(request.param)
-    yield request.param
-    comfy.set_new_nodes(False)
 
 
 ONE_ROW_MORE = """() => {
@@ -89,14 +60,14 @@ def missing_files(server: ComfyServer, name: str) -> list[dict[str, str]]:
     return [file for file in files if not (server.base / "models" / file["directory"] / file["name"]).exists()]
 
 
-def open_template(comfy: ComfyPage, server: ComfyServer, name: str) -> None:
+def open_template(comfy: ComfyPage, name: str) -> None:
     """Choose a shipped workflow in the template browser, and close what offers its missing files."""
     page = comfy.page
     page.locator(".templates-tab-button").click()
     page.get_by_text("viewpoint", exact=True).last.click()
     page.get_by_test_id(f"template-workflow-{name}").click()
     page.wait_for_function("app.graph.nodes.some((node) => node.type.startsWith('ViewPoint'))")
-    if missing := missing_files(server, name):
+    if missing := missing_files(comfy.server, name):
         offer = page.locator(".p-dialog").filter(has_text="Missing Models")
         expect(offer.get_by_text(".safetensors")).to_have_text(
             [f"{file['directory']} / {file['name']}" for file in missing]
@@ -112,18 +83,16 @@ def written(server: ComfyServer) -> set[Path]:
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
-def test_a_shipped_workflow_opens_from_the_template_browser_and_runs(
-    comfy: ComfyPage, server: ComfyServer, name: str
-) -> None:
-    open_template(comfy, server, name)
+def test_a_shipped_workflow_opens_from_the_template_browser_and_runs(comfy: ComfyPage, name: str) -> None:
+    open_template(comfy, name)
     comfy.page.wait_for_timeout(300)
     assert comfy.evaluate(UNKNOWN) == []
     assert comfy.messages() == []
     comfy.screenshot(f"workflow_{name}")
     comfy.evaluate(SHRINK, [*EMBEDDINGS, LENGTH])
-    before = written(server)
+    before = written(comfy.server)
     comfy.run(timeout_ms=180_000)
-    made = written(server) - before
+    made = written(comfy.server) - before
     assert {file.suffix for file in made} & {".mp4", ".png", ".jpg"}
     comfy.screenshot(f"workflow_{name}_ran")
 
@@ -527,9 +496,7 @@ def test_use_this_view_says_when_there_is_no_node(comfy: ComfyPage) -> None:
         ("missing.mp4", "video", "gone"),
     ],
 )
-def test_a_file_that_cannot_be_shown_is_named_plainly(
-    comfy: ComfyPage, server: ComfyServer, name: str, media: str, message: str
-) -> None:
+def test_a_file_that_cannot_be_shown_is_named_plainly(comfy: ComfyPage, name: str, media: str, message: str) -> None:
     comfy.build(view=viewer_alone())
     comfy.evaluate(RESULT, [name, media])
     expect(comfy.viewer().message).to_contain_text(message)

@@ -1,7 +1,6 @@
 """What the pack does to other nodes of the graph, in a real Chromium on the real ComfyUI."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,36 +12,8 @@ from scripts.stock_files import VAE, VIEWPOINT_UNET
 from tests.browser_graph import ANGLES, image, target, viewer
 from tests.browser_page import ComfyPage
 from tests.browser_pictures import assert_shows_the_view, shows_the_view
-from tests.browser_session import browser_page, browser_server, without_errors
 
 pytestmark = [pytest.mark.host, pytest.mark.browser]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
-    with browser_server(tmp_path_factory.mktemp("comfy")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def opened(server: ComfyServer) -> Iterator[ComfyPage]:
-    """One page for all tests."""
-    with browser_page(server) as page:
-        yield page
-
-
-@pytest.fixture
-def comfy(opened: ComfyPage) -> Iterator[ComfyPage]:
-    with without_errors(opened) as page:
-        yield page
-
-
-@pytest.fixture(params=[False, True], ids=["classic", "new"])
-def new_nodes(request: pytest.FixtureRequest, comfy: ComfyPage) -> Iterator[bool]:
-    """The classic or the new rendering of nodes."""
-    comfy.set_new_nodes(request.param)
-    yield request.param
-    comfy.set_new_nodes(False)
 
 
 # Use this view
@@ -101,22 +72,22 @@ def sampled_seeds(server: ComfyServer) -> list[int]:
 
 
 def test_the_subgraph_draws_a_new_seed_for_each_run_and_keeps_one_that_is_fixed(
-    comfy: ComfyPage, server: ComfyServer, new_nodes: bool
+    comfy: ComfyPage, new_nodes: bool
 ) -> None:
     file = json.loads((SUBGRAPHS / "Video to 360.json").read_text(encoding="utf-8"))
     comfy.evaluate(FEED, [file, VIEWPOINT_UNET, VAE.name])
-    before = len(sampled_seeds(server))
+    before = len(sampled_seeds(comfy.server))
     comfy.run(timeout_ms=180_000)
     comfy.run(timeout_ms=180_000)
     comfy.screenshot(f"subgraph_{'new' if new_nodes else 'classic'}")
-    first, second = sampled_seeds(server)[before:]
+    first, second = sampled_seeds(comfy.server)[before:]
     assert (first, first != second) == (0, True)
     shown = dict(comfy.evaluate(OUTSIDE))
     assert shown["seed"] not in (first, second)
     comfy.evaluate("app.graph.nodes.find((node) => node.subgraph).widgets.at(-1).value = 'fixed'")
     comfy.evaluate("app.graph.nodes.find((node) => node.subgraph).widgets.at(-2).value = 7")
     comfy.run(timeout_ms=180_000)
-    assert sampled_seeds(server)[before:] == [first, second, 7]
+    assert sampled_seeds(comfy.server)[before:] == [first, second, 7]
     assert dict(comfy.evaluate(OUTSIDE))["seed"] == 7
 
 
@@ -205,13 +176,13 @@ def test_of_a_list_of_panoramas_each_can_be_looked_at(comfy: ComfyPage, new_node
 # Names of saved files
 
 
-def test_dates_and_other_nodes_values_are_filled_into_the_names_of_files(comfy: ComfyPage, server: ComfyServer) -> None:
+def test_dates_and_other_nodes_values_are_filled_into_the_names_of_files(comfy: ComfyPage) -> None:
     prefix = "named/%date:yyyy%_%LoadImage.image%_%year%_%width%"
     save = node("ViewPointSave360Image", erp=["load", 0], filename_prefix=prefix)
     text = node("ViewPointSaveTextEmbedding", conditioning=["prompt", 0], filename_prefix="named/%date:dd%_%day%")
     comfy.build(load=image("colours_erp.png"), prompt=node("ViewPointEmptyPrompt"), save=save, text=text)
     comfy.run()
-    names = sorted(file.name for file in (server.base / "output" / "named").iterdir())
+    names = sorted(file.name for file in (comfy.server.base / "output" / "named").iterdir())
     parts = [name.removesuffix("_00001_.png").removesuffix("_00001_.safetensors").split("_") for name in names]
     (day, same_day), (year, *loaded, same_year, width) = sorted(parts, key=len)
     assert (day, year) == (same_day, same_year)
