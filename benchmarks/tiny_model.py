@@ -48,14 +48,14 @@ from viewpoint_core.evaluation.fills import MEAN, MIRRORED, STRETCHED  # noqa: E
 from viewpoint_core.evaluation.scores import FLOW, REST, VIEW, panorama_scores  # noqa: E402
 from viewpoint_core.evaluation.seams import EDGES, LINES, seam_ratios, seam_steps  # noqa: E402
 from viewpoint_core.replacing import replace_text  # noqa: E402
-from viewpoint_core.training.cache import CachedClips  # noqa: E402
-from viewpoint_core.training.clips import map_to_video  # noqa: E402
 from viewpoint_core.training.config import TrainingConfig  # noqa: E402
+from viewpoint_core.training.data.cache import CachedClips  # noqa: E402
+from viewpoint_core.training.data.clips import map_to_video  # noqa: E402
+from viewpoint_core.training.data.manifest import read_manifest, write_manifest  # noqa: E402
+from viewpoint_core.training.data.media import read_frames  # noqa: E402
 from viewpoint_core.training.layouts import VIEWPOINT, to_erp  # noqa: E402
-from viewpoint_core.training.manifest import read_manifest, write_manifest  # noqa: E402
-from viewpoint_core.training.media import read_frames  # noqa: E402
 from viewpoint_core.training.precision import fast_autocast, fast_dtype  # noqa: E402
-from viewpoint_core.training.synthetic import FPS, write_clips  # noqa: E402
+from viewpoint_core.training.synthetic.clips import FPS, write_clips  # noqa: E402
 from viewpoint_core.training.vae_training import reconstruction_psnr  # noqa: E402
 from viewpoint_core.training.wan import prepare_transformer  # noqa: E402
 from viewpoint_core.training.wan_vae import decode_latent, encode_video, load_vae  # noqa: E402

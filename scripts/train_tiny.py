@@ -25,12 +25,12 @@ if str(ROOT) not in sys.path:
 from scripts.make_sample_clip import read_image  # noqa: E402
 from viewpoint_core import encode, export, train, train_vae  # noqa: E402
 from viewpoint_core.replacing import replace_bytes  # noqa: E402
-from viewpoint_core.training.manifest import Item, read_manifest, write_manifest  # noqa: E402
+from viewpoint_core.training.data.manifest import Item, read_manifest, write_manifest  # noqa: E402
+from viewpoint_core.training.data.video_file import write_video  # noqa: E402
 from viewpoint_core.training.new_model import new_transformer, write_transformer  # noqa: E402
 from viewpoint_core.training.precision import has_fast_bf16  # noqa: E402
-from viewpoint_core.training.synthetic import FPS, one_thread_processes, write_clips  # noqa: E402
-from viewpoint_core.training.synthetic_turn import turn_panorama  # noqa: E402
-from viewpoint_core.training.video_file import write_video  # noqa: E402
+from viewpoint_core.training.synthetic.clips import FPS, one_thread_processes, write_clips  # noqa: E402
+from viewpoint_core.training.synthetic.turn import turn_panorama  # noqa: E402
 
 PANORAMAS = ROOT / "workflows" / "assets" / "panoramas"
 MODELS = ROOT / "workflows" / "assets" / "models"

@@ -17,7 +17,7 @@ from scripts.comfy_server import ComfyServer, make_base_directory
 from scripts.host import provide_host
 from tests.panorama_files import HEIGHT, WIDTH, cut_short, numbers_shown, picture
 from tests.phone_clips import BLUE, RED, SOUND_RATE, TURNS, corners, set_turn, write_pictures
-from viewpoint_core.training.media import probe, read_frames
+from viewpoint_core.training.data.media import probe, read_frames
 from viewpoint_core.video import read_clip, to_rgb
 
 VARIABLE_MS = [round(1000 * (n / 30 + 0.012 * math.sin(1.7 * n) + (0.4 if n > 40 else 0))) for n in range(90)]

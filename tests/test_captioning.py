@@ -23,8 +23,8 @@ from tests.panorama_files import write_image, write_video
 from viewpoint_core import prepare
 from viewpoint_core.camera import view_directions
 from viewpoint_core.sphere import erp_directions
-from viewpoint_core.training import captioning
-from viewpoint_core.training.captioning import (
+from viewpoint_core.training.data import captioning
+from viewpoint_core.training.data.captioning import (
     VIEW_SIZE,
     VIEW_YAWS,
     answer,
@@ -34,7 +34,7 @@ from viewpoint_core.training.captioning import (
     load_captioner,
     sample_indices,
 )
-from viewpoint_core.training.manifest import Item, read_captions, read_manifest
+from viewpoint_core.training.data.manifest import Item, read_captions, read_manifest
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
 PADS = ["<|image_pad|>", "<|video_pad|>"]

@@ -17,8 +17,8 @@ from tests.analytic import smooth
 from tests.panorama_files import HEIGHT, WIDTH, numbers_shown, write_frames, write_image, write_video
 from viewpoint_core import video as video_file
 from viewpoint_core.sphere import erp_directions, rotate_yaw
-from viewpoint_core.training import clips
-from viewpoint_core.training.clips import (
+from viewpoint_core.training.data import clips
+from viewpoint_core.training.data.clips import (
     ClipSpec,
     Sampling,
     clips_of,
@@ -29,9 +29,9 @@ from viewpoint_core.training.clips import (
     plan_clips,
     turn_erp,
 )
-from viewpoint_core.training.manifest import Item
-from viewpoint_core.training.map_video import map_from_bytes, map_to_bytes
-from viewpoint_core.training.media import read_frames
+from viewpoint_core.training.data.manifest import Item
+from viewpoint_core.training.data.map_video import map_from_bytes, map_to_bytes
+from viewpoint_core.training.data.media import read_frames
 from viewpoint_core.viewpoint_map import erp_to_viewpoint
 
 HERE = Path("/data")

@@ -23,11 +23,11 @@ from tests.panorama_files import HEIGHT, WIDTH, cut_short, write_frames, write_i
 from tests.text_encoder import DIM, write_text_encoder
 from viewpoint_core import encode as program
 from viewpoint_core.encode import main, parse_shard
-from viewpoint_core.training.cache import CachedClips, read_map, text_key
-from viewpoint_core.training.clips import Sampling, load_map, map_to_video, plan_clips
-from viewpoint_core.training.fingerprint import check_fingerprint, read_fingerprint, vae_fingerprint
+from viewpoint_core.training.data.cache import CachedClips, read_map, text_key
+from viewpoint_core.training.data.clips import Sampling, load_map, map_to_video, plan_clips
+from viewpoint_core.training.data.fingerprint import check_fingerprint, read_fingerprint, vae_fingerprint
+from viewpoint_core.training.data.manifest import Item, read_manifest, write_manifest
 from viewpoint_core.training.known_view import View, known_video, view_mask
-from viewpoint_core.training.manifest import Item, read_manifest, write_manifest
 from viewpoint_core.training.text import encode_text, load_text_encoder, text_fingerprint
 from viewpoint_core.training.wan_vae import encode_video, load_vae
 

@@ -15,7 +15,7 @@ import torch
 from av.video.reformatter import Colorspace
 
 from tests.phone_clips import corners, write_pictures
-from viewpoint_core.training.media import read_frames
+from viewpoint_core.training.data.media import read_frames
 from viewpoint_core.video import read_clip
 
 SIZE = 32

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tests.panorama_files import HEIGHT, WIDTH, cut_short, numbers_shown, write_frames, write_image, write_video
 from viewpoint_core import video
-from viewpoint_core.training.media import MAX_GAP_SECONDS, natural_key, probe, read_frames, read_image
+from viewpoint_core.training.data.media import MAX_GAP_SECONDS, natural_key, probe, read_frames, read_image
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])

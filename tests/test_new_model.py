@@ -8,9 +8,9 @@ import torch
 
 from tests.training_runs import LENGTH, MAP, WIDTH, flags_of, write_turning_panorama
 from viewpoint_core import encode, train
-from viewpoint_core.training.cache import CachedClips
+from viewpoint_core.training.data.cache import CachedClips
+from viewpoint_core.training.data.manifest import Item, write_manifest
 from viewpoint_core.training.flow_matching import add_noise, velocity
-from viewpoint_core.training.manifest import Item, write_manifest
 from viewpoint_core.training.new_model import new_transformer, write_transformer
 from viewpoint_core.training.new_vae import new_vae
 from viewpoint_core.training.vae_training import write_vae

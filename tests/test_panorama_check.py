@@ -19,8 +19,8 @@ from tests.two_to_one import (
     turned,
     vr180,
 )
-from viewpoint_core.training.panorama_check import LONGEST_SIDE, panorama_problem, seam_of, shrink
-from viewpoint_core.training.synthetic import draw_scene, render_erp
+from viewpoint_core.training.data.panorama_check import LONGEST_SIDE, panorama_problem, seam_of, shrink
+from viewpoint_core.training.synthetic.clips import draw_scene, render_erp
 
 NAMES = [file.stem for file in PANORAMAS]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from viewpoint_core.training.clips import map_to_video
+from viewpoint_core.training.data.clips import map_to_video
 from viewpoint_core.training.patch_codes import PatchCodes, fit_codes, patches, read_codes, write_codes
 
 

@@ -14,16 +14,16 @@ from torch import Tensor
 from tests.panorama_files import cut_short, write_frames, write_image, write_video
 from tests.two_to_one import dual_fisheye, flat, letterboxed, panorama, vr180, write_at_times
 from viewpoint_core import prepare
-from viewpoint_core.training import video_file
-from viewpoint_core.training.adapters import ADAPTERS, Found
-from viewpoint_core.training.manifest import (
+from viewpoint_core.training.data import video_file
+from viewpoint_core.training.data.adapters import ADAPTERS, Found
+from viewpoint_core.training.data.manifest import (
     MAX_CAPTION,
     Item,
     read_manifest,
     split_of,
     write_manifest,
 )
-from viewpoint_core.training.media import read_frames
+from viewpoint_core.training.data.media import read_frames
 
 
 def run(tmp_path: Path, *options: str | Path) -> tuple[int, list[Item]]:

@@ -13,9 +13,9 @@ import pytest
 
 from tests.panorama_files import cut_short, write_frames, write_image, write_video
 from viewpoint_core import prepare
-from viewpoint_core.training import probed
-from viewpoint_core.training.manifest import read_manifest
-from viewpoint_core.training.probed import MAX_KEPT, Inspection, ProbedFiles, Stopped
+from viewpoint_core.training.data import probed
+from viewpoint_core.training.data.manifest import read_manifest
+from viewpoint_core.training.data.probed import MAX_KEPT, Inspection, ProbedFiles, Stopped
 
 REPO = Path(__file__).parents[1]
 

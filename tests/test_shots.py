@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from tests.two_to_one import PANORAMAS, panorama, turned
-from viewpoint_core.training.shots import WINDOW, Shots, change, sight_of
-from viewpoint_core.training.synthetic import draw_scene, render_erp
+from viewpoint_core.training.data.shots import WINDOW, Shots, change, sight_of
+from viewpoint_core.training.synthetic.clips import draw_scene, render_erp
 
 NAMES = [file.stem for file in PANORAMAS]
 SHOT = 20

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from viewpoint_core.sphere import erp_directions
-from viewpoint_core.training.clips import Sampling, load_map, plan_clips
-from viewpoint_core.training.manifest import read_manifest
-from viewpoint_core.training.media import probe, read_frames
-from viewpoint_core.training.synthetic import (
+from viewpoint_core.training.data.clips import Sampling, load_map, plan_clips
+from viewpoint_core.training.data.manifest import read_manifest
+from viewpoint_core.training.data.media import probe, read_frames
+from viewpoint_core.training.synthetic.clips import (
     THEMES,
     Scene,
     draw_scene,
@@ -23,10 +23,10 @@ from viewpoint_core.training.synthetic import (
     render_map,
     write_clips,
 )
-from viewpoint_core.training.synthetic_render import shaded, sun_light
-from viewpoint_core.training.synthetic_solids import Solid, constant, hit_solid, near, solid_surface, to_local
-from viewpoint_core.training.synthetic_texture import Material, covered
-from viewpoint_core.training.synthetic_turn import turn_panorama
+from viewpoint_core.training.synthetic.render import shaded, sun_light
+from viewpoint_core.training.synthetic.solids import Solid, constant, hit_solid, near, solid_surface, to_local
+from viewpoint_core.training.synthetic.texture import Material, covered
+from viewpoint_core.training.synthetic.turn import turn_panorama
 from viewpoint_core.viewpoint_map import erp_to_viewpoint, map_directions
 from viewpoint_core.views import face_directions
 

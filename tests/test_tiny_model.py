@@ -21,11 +21,11 @@ from viewpoint_core.evaluation.fills import area, fills
 from viewpoint_core.evaluation.scores import REST, VIEW, panorama_scores, weighted_psnr
 from viewpoint_core.evaluation.seams import SEAM, seam_ratios, seam_steps
 from viewpoint_core.training import watch
-from viewpoint_core.training.clips import map_to_video
 from viewpoint_core.training.config import TrainingConfig
+from viewpoint_core.training.data.clips import map_to_video
 from viewpoint_core.training.layouts import VIEWPOINT, to_erp
 from viewpoint_core.training.precision import fast_autocast
-from viewpoint_core.training.synthetic import draw_scene, render_erp
+from viewpoint_core.training.synthetic.clips import draw_scene, render_erp
 from viewpoint_core.training.wan import prepare_transformer
 from viewpoint_core.training.wan_vae import encode_video, load_vae
 from viewpoint_core.training.watch import sample_map

@@ -10,8 +10,8 @@ from torch import Tensor
 from scripts import train_tiny
 from tests.training_runs import HEIGHT, LENGTH, MAP, WIDTH, write_turning_panorama
 from viewpoint_core import train_vae
-from viewpoint_core.training.clips import map_to_video
-from viewpoint_core.training.manifest import Item, write_manifest
+from viewpoint_core.training.data.clips import map_to_video
+from viewpoint_core.training.data.manifest import Item, write_manifest
 from viewpoint_core.training.new_vae import new_vae
 from viewpoint_core.training.patch_codes import fit_codes
 from viewpoint_core.training.plan import generator_for

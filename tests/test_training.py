@@ -22,7 +22,7 @@ from tests.training_runs import MAP, REPO, encode_cache, environment, flags_of, 
 from viewpoint_core import train
 from viewpoint_core.export import main as export
 from viewpoint_core.train import main, train_step
-from viewpoint_core.training.cache import CachedClips
+from viewpoint_core.training.data.cache import CachedClips
 from viewpoint_core.training.loop import Batch, Draws
 from viewpoint_core.training.new_model import new_transformer
 from viewpoint_core.training.run import Run

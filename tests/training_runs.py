@@ -14,8 +14,8 @@ from PIL import Image
 
 from scripts.tiny_models import write_models
 from viewpoint_core.encode import main as encode
-from viewpoint_core.training.cache import write_text
-from viewpoint_core.training.manifest import Item, read_manifest, write_manifest
+from viewpoint_core.training.data.cache import write_text
+from viewpoint_core.training.data.manifest import Item, read_manifest, write_manifest
 
 REPO = Path(__file__).parents[1]
 ERP = REPO / "workflows" / "assets" / "sample_erp.png"

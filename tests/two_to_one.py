@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from viewpoint_core.sphere import direction_to_erp
-from viewpoint_core.training.media import read_image
+from viewpoint_core.training.data.media import read_image
 from viewpoint_core.views import render_view
 
 PANORAMAS = sorted((Path(__file__).parents[1] / "workflows" / "assets" / "panoramas").glob("*.jpg"))

@@ -14,7 +14,7 @@ from diffusers import AutoencoderKLWan
 from tqdm import tqdm
 
 from .conditioning import check_finite, check_length
-from .training.cache import (
+from .training.data.cache import (
     MapFile,
     is_finished,
     is_text_finished,
@@ -26,11 +26,11 @@ from .training.cache import (
     write_problem,
     write_text,
 )
-from .training.clips import ClipSpec, Sampling, item_name, load_map, map_to_video, plan_clips, projection_of
-from .training.fingerprint import Fingerprint, claim_cache, vae_fingerprint
+from .training.data.clips import ClipSpec, Sampling, item_name, load_map, map_to_video, plan_clips, projection_of
+from .training.data.fingerprint import Fingerprint, claim_cache, vae_fingerprint
+from .training.data.manifest import Problem, read_manifest
 from .training.known_view import View, known_video, view_mask
 from .training.layouts import LAYOUTS, VIEWPOINT
-from .training.manifest import Problem, read_manifest
 from .training.text import TEXT_TOKENS, encode_text, load_text_encoder, text_fingerprint
 from .training.wan_vae import encode_video, load_vae
 from .viewpoint_map import check_map_size

@@ -14,9 +14,9 @@ import torch
 from tqdm import tqdm
 
 from .replacing import replace_text
-from .training.adapters import ADAPTERS, Candidate, media_files
-from .training.candidate_items import Rules, check_candidate, group_of
-from .training.manifest import (
+from .training.data.adapters import ADAPTERS, Candidate, media_files
+from .training.data.candidate_items import Rules, check_candidate, group_of
+from .training.data.manifest import (
     MIN_GROUPS_TO_HOLD_OUT,
     Item,
     Problem,
@@ -25,7 +25,7 @@ from .training.manifest import (
     with_stored_captions,
     write_manifest,
 )
-from .training.probed import ProbedFiles
+from .training.data.probed import ProbedFiles
 
 EPILOG = """\
 Layouts:
@@ -100,7 +100,7 @@ def scan(
 def captioning() -> ModuleType:
     """The module that captions; transformers is imported only where it is asked for."""
     try:
-        return import_module(".training.captioning", __package__)
+        return import_module(".training.data.captioning", __package__)
     except ImportError as error:
         raise ValueError(f'--caption needs the extra "caption" of this package ({error})') from error
 

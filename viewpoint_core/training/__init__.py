@@ -1,1 +1,1 @@
-"""Training of ViewPoint models: data, latent cache, model, losses, state; needs the extra "train"."""
+"""Training of ViewPoint models: model, losses, plan, state; data and synthetic worlds. Needs the extra "train"."""

@@ -9,8 +9,8 @@ from torch import nn
 
 from ..checkpoint import PATCH_EMBEDDING, read_checkpoint
 from ..wan_attention import format_schedule
-from .cache import CachedClips
 from .config import TrainingConfig
+from .data.cache import CachedClips
 from .lora import patch_rank
 from .memory import GB, GIB, ModelSize, disk_space, step_memory
 from .parallel import asks_for_deepspeed, check_sharding

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ..conditioning import video_frames
-from .clips import map_to_video
 from .config import TrainingConfig
+from .data.clips import map_to_video
 from .flow_matching import add_noise, flow_loss, sample_sigmas, velocity
 from .known_view import FACE_OF, View, draw_view, known_channels, mask_cells, view_masks
 from .layouts import picture_size

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..conditioning import SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION
 from ..replacing import replace_bytes
-from .clips import map_to_video
+from .data.clips import map_to_video
 from .wan_vae import LATENT_CHANNELS
 
 CLIPS = 64  # that the components are taken of

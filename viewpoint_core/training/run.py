@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from ..checkpoint import METADATA_BLOCKS
 from ..wan_attention import format_schedule
-from .cache import CLIPS, PLAN, CachedClips, has_known
-from .clips import projection_of
 from .config import TrainingConfig
+from .data.cache import CLIPS, PLAN, CachedClips, has_known
+from .data.clips import projection_of
+from .data.fingerprint import check_fingerprint, vae_fingerprint
 from .ema import start_ema, trained_parameters
-from .fingerprint import check_fingerprint, vae_fingerprint
 from .known_view import PAPER
 from .loop import Grey, make_optimizer
 from .lora import add_lora, load_comfy_lora

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, UMT5EncoderMode
 
 from ..checkpoint import checkpoint_files
 from ..safetensors_file import read_header
-from .fingerprint import hash_tensors
+from .data.fingerprint import hash_tensors
 from .wan import TEXT_TOKENS
 
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model")

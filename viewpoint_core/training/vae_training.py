@@ -13,9 +13,9 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 from tqdm import tqdm
 
-from .clips import Sampling, load_map, map_to_video, plan_clips
+from .data.clips import Sampling, load_map, map_to_video, plan_clips
+from .data.manifest import read_manifest
 from .known_view import draw_view, known_video, view_mask
-from .manifest import read_manifest
 from .plan import generator_for
 from .precision import fast_autocast
 from .wan_vae import original_vae_key

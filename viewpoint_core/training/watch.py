@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from ..viewpoint_map import erp_width_for_map
 from ..views import FACE_YAW_PITCH, render_view
-from .cache import CachedClips
-from .clips import map_to_video
 from .config import TrainingConfig
+from .data.cache import CachedClips
+from .data.clips import map_to_video
+from .data.video_file import write_video
 from .flow_matching import add_noise, euler_sample, fixed_sigmas, flow_loss, sampling_sigmas, velocity
 from .known_view import View, known_channels, view_masks
 from .layouts import VIEWPOINT, faces_to_picture, to_erp
 from .plan import Buckets, generator_for
-from .video_file import write_video
 from .wan import predict_velocity
 from .wan_vae import decode_latent
 

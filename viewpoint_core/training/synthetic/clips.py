@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..sphere import erp_directions
-from ..viewpoint_map import check_map_size, map_directions, unit_pixels
-from .manifest import Item, size_problem, write_manifest
-from .synthetic_render import render_directions
-from .synthetic_scene import Scene
-from .synthetic_themes import THEMES, draw_scene
-from .video_file import write_image, write_video
+from ...sphere import erp_directions
+from ...viewpoint_map import check_map_size, map_directions, unit_pixels
+from ..data.manifest import Item, size_problem, write_manifest
+from ..data.video_file import write_image, write_video
+from .render import render_directions
+from .scene import Scene
+from .themes import THEMES, draw_scene
 
 __all__ = ["THEMES", "Scene", "draw_scene", "render_directions", "render_erp", "render_map", "write_clips"]
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from .synthetic_palette import (
+from .palette import (
     Dice,
     draw_front,
     draw_leaves,
@@ -15,9 +15,9 @@ from .synthetic_palette import (
     near_hsv,
     scaled,
 )
-from .synthetic_scene import Lamp
-from .synthetic_solids import Solid
-from .synthetic_texture import Material
+from .scene import Lamp
+from .solids import Solid
+from .texture import Material
 
 Spot = tuple[float, float]
 TRIES = 40  # after which a plot counts as full

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..replacing import replace_text
+from ...replacing import replace_text
 
 SPLITS = ("train", "heldout")
 # Wan reads 512 text tokens, about 2000 letters of English; what is far longer is no caption but a mistake.

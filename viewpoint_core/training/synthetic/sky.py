@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .synthetic_solids import FAR, along, dot
-from .synthetic_texture import (
+from .solids import FAR, along, dot
+from .texture import (
     Colour,
     Material,
     Patch,

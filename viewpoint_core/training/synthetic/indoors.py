@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from .synthetic_palette import (
+from .palette import (
     Dice,
     draw_ground,
     draw_paint,
@@ -17,7 +17,7 @@ from .synthetic_palette import (
     near_hsv,
     scaled,
 )
-from .synthetic_places import (
+from .places import (
     put_bush,
     put_column,
     put_conifer,
@@ -26,10 +26,10 @@ from .synthetic_places import (
     put_table,
     put_tree,
 )
-from .synthetic_room import Opening, Room
-from .synthetic_scene import Lamp, Zone
-from .synthetic_texture import Material
-from .synthetic_world import World, add_ridges, start
+from .room import Opening, Room
+from .scene import Lamp, Zone
+from .texture import Material
+from .world import World, add_ridges, start
 
 
 def outdoors_beyond(world: World) -> None:

@@ -6,11 +6,11 @@ from functools import cached_property
 
 from torch import Tensor
 
-from ..camera import view_rotation
-from .synthetic_room import Room
-from .synthetic_sky import Ridge, Sky
-from .synthetic_solids import Solid
-from .synthetic_texture import Colour, Material
+from ...camera import view_rotation
+from .room import Room
+from .sky import Ridge, Sky
+from .solids import Solid
+from .texture import Colour, Material
 
 
 @dataclass(frozen=True)

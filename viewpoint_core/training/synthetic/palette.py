@@ -6,8 +6,8 @@ import random
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from .synthetic_sky import Sky
-from .synthetic_texture import Colour, Material
+from .sky import Sky
+from .texture import Colour, Material
 
 Choice = TypeVar("Choice")
 

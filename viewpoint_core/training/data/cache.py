@@ -22,17 +22,17 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..conditioning import SPATIAL_COMPRESSION, latent_frames
-from ..replacing import replace_bytes, replace_text
-from ..safetensors_file import read_header
+from ...conditioning import SPATIAL_COMPRESSION, latent_frames
+from ...replacing import replace_bytes, replace_text
+from ...safetensors_file import read_header
+from ..layouts import VIEWPOINT, picture_size
+from ..wan import pad_text
+from ..weights import read_tensor
 from .clips import ClipSpec
 from .fingerprint import Fingerprint, read_fingerprint
-from .layouts import VIEWPOINT, picture_size
 from .manifest import SPLITS
 from .map_video import map_from_bytes, map_to_bytes
 from .media import frame_files
-from .wan import pad_text
-from .weights import read_tensor
 
 PLAN = "clips.jsonl"
 CLIPS, TEXTS = "clips", "texts"

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
-from .synthetic_indoors import chamber, courtyard, hall
-from .synthetic_outdoors import desert, gallery, meadow, sea, temple, town, winter
-from .synthetic_palette import Dice
-from .synthetic_scene import Scene
-from .synthetic_world import World, finish
+from .indoors import chamber, courtyard, hall
+from .outdoors import desert, gallery, meadow, sea, temple, town, winter
+from .palette import Dice
+from .scene import Scene
+from .world import World, finish
 
 THEMES: dict[str, Callable[[Dice], World]] = {
     kind.__name__: kind for kind in (meadow, winter, desert, sea, town, temple, gallery, chamber, hall, courtyard)

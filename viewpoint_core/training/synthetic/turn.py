@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..camera import view_rotation
-from ..reorient import rotate_erp
+from ...camera import view_rotation
+from ...reorient import rotate_erp
 
 YAW_RATE = (4.0, 18.0)
 PITCH, ROLL = 12.0, 6.0

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ..replacing import replace_text
-from ..safetensors_file import StoredTensor, stored_chunks
-from .wan_vae import read_vae
+from ...replacing import replace_text
+from ...safetensors_file import StoredTensor, stored_chunks
+from ..wan_vae import read_vae
 
 FILE = "cache.json"
 BLOCK = 1 << 20

@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 from functools import partial
 
-from .synthetic_palette import (
+from .palette import (
     Dice,
     blend,
     draw_ground,
@@ -14,7 +14,7 @@ from .synthetic_palette import (
     linear,
     scaled,
 )
-from .synthetic_places import (
+from .places import (
     Put,
     put_boat,
     put_bush,
@@ -27,9 +27,9 @@ from .synthetic_places import (
     put_toy,
     put_tree,
 )
-from .synthetic_scene import Zone
-from .synthetic_texture import Material
-from .synthetic_world import World, add_ridges, mounds, start
+from .scene import Zone
+from .texture import Material
+from .world import World, add_ridges, mounds, start
 
 
 def meadow(dice: Dice) -> World:

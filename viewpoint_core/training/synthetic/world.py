@@ -4,12 +4,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from .synthetic_palette import Dice, Hour, blend, draw_hour, draw_sky, scaled
-from .synthetic_places import Plot
-from .synthetic_room import Room
-from .synthetic_scene import CameraPath, Scene, Zone
-from .synthetic_sky import Ridge, Sky
-from .synthetic_texture import Colour, Material
+from .palette import Dice, Hour, blend, draw_hour, draw_sky, scaled
+from .places import Plot
+from .room import Room
+from .scene import CameraPath, Scene, Zone
+from .sky import Ridge, Sky
+from .texture import Colour, Material
 
 CLEARANCE = 0.9  # metres between the camera's way and whatever stands
 

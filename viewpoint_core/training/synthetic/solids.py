@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .synthetic_texture import Material, Patch, Vector, stretched, wrapped_length
+from .texture import Material, Patch, Vector, stretched, wrapped_length
 
 FAR = 1e6
 SLACK = 0.02  # square metres: spheres a little wider, as float32 rounds

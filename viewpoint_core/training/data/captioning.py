@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
-from ..views import render_view
+from ...views import render_view
 from .manifest import Item, Problem, append_caption, caption_problem, item_key, read_lines, with_stored_captions
 from .media import read_frames
 

@@ -9,7 +9,7 @@ import av
 from PIL import Image
 from torch import Tensor
 
-from ..replacing import replacing
+from ...replacing import replacing
 
 ENCODER = {"preset": "medium", "threads": "1"}
 MUXER = {"movflags": "+faststart"}

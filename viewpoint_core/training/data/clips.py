@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .layouts import VIEWPOINT, from_erp
+from ..layouts import VIEWPOINT, from_erp
 from .manifest import Item, Problem, portable_path
 from .media import each_frame
 

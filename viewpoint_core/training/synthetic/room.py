@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .synthetic_solids import FAR, along, plane_patch, safe
-from .synthetic_texture import Material, Patch, Vector
+from .solids import FAR, along, plane_patch, safe
+from .texture import Material, Patch, Vector
 
 CEILING, JAMB = 4, 5  # parts of a room; 0 to 3 are the walls at +x, -x, +z, -z
 PARTS = 6

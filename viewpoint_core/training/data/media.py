@@ -19,7 +19,7 @@ from av.video.stream import VideoStream
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from ..video import (
+from ...video import (
     HEADER_RATE_DEFAULT,
     VIDEO_SUFFIXES,
     Colours,

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .synthetic_room import PARTS, behind_walls, corner_light, hit_room, part_surface, within
-from .synthetic_scene import Lamp, Scene, Zone
-from .synthetic_sky import clear_sky, hit_ridge, ridge_light, sky_light
-from .synthetic_solids import (
+from .room import PARTS, behind_walls, corner_light, hit_room, part_surface, within
+from .scene import Lamp, Scene, Zone
+from .sky import clear_sky, hit_ridge, ridge_light, sky_light
+from .solids import (
     FAR,
     along,
     constant,
@@ -24,7 +24,7 @@ from .synthetic_solids import (
     take,
     turn,
 )
-from .synthetic_texture import Material, Patch, Vector, fractal, mix, rgb, surface_colours
+from .texture import Material, Patch, Vector, fractal, mix, rgb, surface_colours
 
 CHUNK = {"cpu": 1 << 17, "cuda": 1 << 21}  # rays at once; on a CPU so many stay in its cache
 HORIZON = 2e4  # metres after which the ground is not looked at

@@ -1,0 +1,1 @@
+"""Panoramas to train on: found, checked, captioned, listed in a manifest, read as maps and kept as latents."""

@@ -1,0 +1,1 @@
+"""Procedural worlds, drawn from a seed and rendered along every direction of the sphere; clips turned out of photos."""
