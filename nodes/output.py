@@ -18,13 +18,13 @@ from torch import Tensor
 
 from ..viewpoint_core.conditioning import check_finite
 from ..viewpoint_core.replacing import replacing
+from ..viewpoint_core.resample import check_erp
 from ..viewpoint_core.spherical_metadata import (
     add_spherical_metadata,
     gpano_xmp,
     jpeg_with_xmp,
     png_with_xmp,
 )
-from ..viewpoint_core.viewpoint_map import check_erp
 from .convert import FrameStream, image_to_frames
 from .host import node_schema, output_path, progress_bar, workflow_metadata
 

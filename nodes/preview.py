@@ -10,8 +10,9 @@ from comfy_api.latest import io
 from PIL import Image
 from torch import Tensor
 
+from ..viewpoint_core.map_layout import check_map
 from ..viewpoint_core.replacing import replacing
-from ..viewpoint_core.viewpoint_map import check_erp, check_map
+from ..viewpoint_core.resample import check_erp
 from .convert import image_to_frames
 from .host import node_schema, output_path
 from .output import MAX_FPS, check_audio, check_choice, encode_video, frame_bytes, frame_rate

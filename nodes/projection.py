@@ -3,21 +3,15 @@
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..viewpoint_core.partial import partial_erp_to_viewpoint
-from ..viewpoint_core.viewpoint_map import (
-    erp_to_viewpoint,
-    erp_width_for_map,
-    from_erp_samples,
-    to_erp_samples,
-    unit_pixels,
-    viewpoint_to_erp,
-)
-from ..viewpoint_core.views import (
+from ..viewpoint_core.cubemap import (
     cubemap_to_viewpoint,
     from_cubemap_samples,
     to_cubemap_samples,
     viewpoint_to_cubemap,
 )
+from ..viewpoint_core.map_layout import erp_width_for_map, unit_pixels
+from ..viewpoint_core.partial import partial_erp_to_viewpoint
+from ..viewpoint_core.viewpoint_map import erp_to_viewpoint, from_erp_samples, to_erp_samples, viewpoint_to_erp
 from .convert import FACE_INPUTS, image_to_frames, mask_to_frames, own_frames_to_image, stack_faces
 from .host import node_schema, progress_bar
 from .inputs import MAX_SIZE, fusion_input, interpolation_input, map_size_input

@@ -12,6 +12,9 @@ from torch import Tensor
 from ..viewpoint_core.camera_path import CameraPath
 from ..viewpoint_core.composite import MEASURE_HEIGHT, Overlay, overlaid_frames, plan_overlay
 from ..viewpoint_core.conditioning import check_finite
+from ..viewpoint_core.cubemap import FACES
+from ..viewpoint_core.map_layout import check_map, erp_width_for_map
+from ..viewpoint_core.resample import check_erp_width
 from ..viewpoint_core.upright import (
     LOSSLESS_OVERSAMPLING,
     OVERSAMPLING,
@@ -22,8 +25,7 @@ from ..viewpoint_core.upright import (
     upright_to_erp,
     viewpoint_to_upright,
 )
-from ..viewpoint_core.viewpoint_map import check_erp_width, check_map, erp_width_for_map, viewpoint_to_erp
-from ..viewpoint_core.views import FACES
+from ..viewpoint_core.viewpoint_map import viewpoint_to_erp
 from .camera import CameraPathType
 from .compose import hold_clip_input, overlay_inputs
 from .convert import FrameStream, image_to_frames

@@ -18,10 +18,11 @@ from torch import Tensor
 from scripts.host import ROOT
 from scripts.make_sample_clip import ASSETS, read_image, to_pixels
 from viewpoint_core.camera import direction_to_view
+from viewpoint_core.cubemap import FACE_YAW_PITCH
 from viewpoint_core.resample import Grid, sample
 from viewpoint_core.sphere import direction_to_erp, erp_directions, pixel_grid
 from viewpoint_core.viewpoint_map import erp_to_viewpoint
-from viewpoint_core.views import FACE_YAW_PITCH, place_view, render_view
+from viewpoint_core.views import place_view, render_view
 
 WORKFLOWS = ROOT / "workflows"
 SIDE, HALF = 400, 200

@@ -20,9 +20,9 @@ from viewpoint_core.camera_path import (
     path_from_rotations,
     still_path,
 )
+from viewpoint_core.map_layout import map_directions
 from viewpoint_core.rotation import rotation_angle, rotation_from_vector, rotation_vector
 from viewpoint_core.sphere import erp_directions
-from viewpoint_core.viewpoint_map import map_directions
 from viewpoint_core.views import place_view, render_view
 
 SHAKE = "0: 0 0 0 90\n2: 170 10 -5 80\n4: -170 -20 15 60\n5: -100 80 0 100"

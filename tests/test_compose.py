@@ -10,15 +10,10 @@ from tests.analytic import smooth
 from viewpoint_core.camera import direction_to_view, view_directions
 from viewpoint_core.camera_path import CameraPath
 from viewpoint_core.compose import border_angle, compose_maps, feathered
+from viewpoint_core.map_layout import map_directions
 from viewpoint_core.partial import partial_erp_to_viewpoint
 from viewpoint_core.sphere import erp_directions
-from viewpoint_core.viewpoint_map import (
-    erp_to_viewpoint,
-    fuse_overlaps,
-    map_directions,
-    map_from_erp_grid,
-    viewpoint_to_erp,
-)
+from viewpoint_core.viewpoint_map import erp_to_viewpoint, fuse_overlaps, map_from_erp_grid, viewpoint_to_erp
 from viewpoint_core.views import place_view
 
 SIZE = 192

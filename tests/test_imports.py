@@ -10,7 +10,19 @@ import pytest
 
 REPO = Path(__file__).parents[1]
 HOST = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "nodes", "folder_paths", "server", "execution"}
-GEOMETRY = {"kept", "sphere", "camera", "rotation", "camera_path", "resample", "viewpoint_map", "views", "upright"}
+GEOMETRY = {
+    "kept",
+    "sphere",
+    "camera",
+    "rotation",
+    "camera_path",
+    "resample",
+    "map_layout",
+    "viewpoint_map",
+    "views",
+    "cubemap",
+    "upright",
+}
 THIRD_PARTY = {"torch", "einops", "safetensors", "tqdm"}
 FOR_VIDEO = {"av", "numpy"}  # of viewpoint_core.video and hdr alone; ComfyUI brings both
 WHEN_NEEDED = {"cv2", "scipy"}  # imported by the functions that use them

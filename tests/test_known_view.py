@@ -7,8 +7,9 @@ import torch
 
 from scripts.tiny_models import write_vae
 from viewpoint_core.conditioning import mask_to_latent
+from viewpoint_core.cubemap import FACE_YAW_PITCH
 from viewpoint_core.training import known_view, wan_vae
-from viewpoint_core.views import FACE_YAW_PITCH, place_view
+from viewpoint_core.views import place_view
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from viewpoint_core.cubemap import face_directions
+from viewpoint_core.map_layout import map_directions
 from viewpoint_core.sphere import erp_directions
 from viewpoint_core.training.data.clips import Sampling, load_map, plan_clips
 from viewpoint_core.training.data.manifest import read_manifest
@@ -27,8 +29,7 @@ from viewpoint_core.training.synthetic.render import shaded, sun_light
 from viewpoint_core.training.synthetic.solids import Solid, constant, hit_solid, near, solid_surface, to_local
 from viewpoint_core.training.synthetic.texture import Material, covered
 from viewpoint_core.training.synthetic.turn import turn_panorama
-from viewpoint_core.viewpoint_map import erp_to_viewpoint, map_directions
-from viewpoint_core.views import face_directions
+from viewpoint_core.viewpoint_map import erp_to_viewpoint
 
 SEED = 7
 MAP_TOLERANCE_DB = 30.0  # box-filtered rays against bicubic samples of an ERP with four rays a pixel

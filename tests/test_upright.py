@@ -12,6 +12,8 @@ from scripts.tiny_upscaler import upscaler_weights
 from tests.analytic import smooth
 from viewpoint_core import upright
 from viewpoint_core.camera import view_directions, view_rotation
+from viewpoint_core.cubemap import FACE_YAW_PITCH, FACES
+from viewpoint_core.map_layout import erp_width_for_map, map_directions
 from viewpoint_core.sphere import erp_directions
 from viewpoint_core.upright import (
     GUARD,
@@ -23,8 +25,8 @@ from viewpoint_core.upright import (
     upright_to_erp,
     viewpoint_to_upright,
 )
-from viewpoint_core.viewpoint_map import erp_width_for_map, map_directions, viewpoint_to_erp
-from viewpoint_core.views import FACE_YAW_PITCH, FACES, render_view
+from viewpoint_core.viewpoint_map import viewpoint_to_erp
+from viewpoint_core.views import render_view
 
 MAP = 128
 

@@ -11,19 +11,16 @@ from torch import Tensor
 from tests import reference
 from tests.analytic import SHARED, smooth, ws_psnr
 from tests.in_host.memory_peak import peak_bytes
-from viewpoint_core import resample, viewpoint_map
+from viewpoint_core import map_layout, resample, viewpoint_map
 from viewpoint_core.kept import KEPT_RESULTS
+from viewpoint_core.map_layout import direction_to_subregion, erp_width_for_map, map_directions, map_size_for_erp
 from viewpoint_core.resample import BAND_PIXELS, Grid
 from viewpoint_core.sphere import erp_directions
 from viewpoint_core.viewpoint_map import (
     MapLookup,
-    direction_to_subregion,
     erp_to_viewpoint,
-    erp_width_for_map,
     fuse_overlaps,
     locate_on_map,
-    map_directions,
-    map_size_for_erp,
     rotate_yaw,
     viewpoint_to_erp,
 )
@@ -111,8 +108,8 @@ def test_map_shows_l_f_over_b_r_with_d_in_the_middle_and_u_outside(
     assert angle < 0.5
 
 
-@pytest.mark.parametrize("region", viewpoint_map.SUBREGIONS)
-def test_places_and_weights_equal_the_slow_reference(region: viewpoint_map.Subregion) -> None:
+@pytest.mark.parametrize("region", map_layout.SUBREGIONS)
+def test_places_and_weights_equal_the_slow_reference(region: map_layout.Subregion) -> None:
     directions = random_directions(3000)
     found = direction_to_subregion(rotate_yaw(directions, -math.radians(region.yaw_deg)))
     found = torch.stack(found, dim=-1)[0]
@@ -127,10 +124,10 @@ def test_places_and_weights_equal_the_slow_reference(region: viewpoint_map.Subre
 def test_map_pixels_are_found_where_they_are() -> None:
     side = SIZE // 2
     directions = map_directions(SIZE)
-    for region in viewpoint_map.SUBREGIONS:
+    for region in map_layout.SUBREGIONS:
         own = directions[region.row * side :, region.column * side :][:side, :side]
         p, q, _ = direction_to_subregion(rotate_yaw(own, -math.radians(region.yaw_deg)))
-        x, y = viewpoint_map.subregion_pixels(p, q, region, side)
+        x, y = map_layout.subregion_pixels(p, q, region, side)
         steps = torch.arange(side, dtype=torch.float64) + 0.5
         torch.testing.assert_close(x, steps.expand(side, side), rtol=0, atol=1e-6)
         torch.testing.assert_close(y, steps[:, None].expand(side, side), rtol=0, atol=1e-6)
@@ -151,7 +148,7 @@ def test_no_direction_has_more_than_two_weights() -> None:
     directions = random_directions(100_000)
     weights = [
         direction_to_subregion(rotate_yaw(directions, -math.radians(r.yaw_deg)))[2]
-        for r in reversed(viewpoint_map.SUBREGIONS)
+        for r in reversed(map_layout.SUBREGIONS)
     ]
     assert int((torch.stack(weights) > 1e-8).sum(0).max()) <= 2
 
@@ -207,7 +204,7 @@ def test_fusion_leaves_what_only_one_subregion_shows() -> None:
     weights = torch.stack(
         [
             direction_to_subregion(rotate_yaw(map_directions(SIZE), -math.radians(r.yaw_deg)))[2]
-            for r in viewpoint_map.SUBREGIONS
+            for r in map_layout.SUBREGIONS
         ]
     )
     alone = (weights > 1e-6).sum(0) == 1

@@ -8,21 +8,15 @@ from torch import Tensor
 
 from tests import reference
 from tests.analytic import pixel_solid_angle, smooth
-from viewpoint_core import resample, views
+from viewpoint_core import cubemap, resample, views
 from viewpoint_core.camera import check_fov, direction_to_view, focal_length, view_directions
+from viewpoint_core.cubemap import FACES, cubemap_to_erp, cubemap_to_viewpoint, face_directions, viewpoint_to_cubemap
 from viewpoint_core.kept import KEPT_RESULTS
+from viewpoint_core.map_layout import SUBREGIONS, map_directions, unit_pixels
 from viewpoint_core.partial import partial_erp_to_viewpoint
 from viewpoint_core.sphere import erp_directions, rotate_yaw
-from viewpoint_core.viewpoint_map import SUBREGIONS, erp_to_viewpoint, map_directions, unit_pixels, viewpoint_to_erp
-from viewpoint_core.views import (
-    FACES,
-    cubemap_to_erp,
-    cubemap_to_viewpoint,
-    face_directions,
-    place_view,
-    render_view,
-    viewpoint_to_cubemap,
-)
+from viewpoint_core.viewpoint_map import erp_to_viewpoint, viewpoint_to_erp
+from viewpoint_core.views import place_view, render_view
 
 SIZE = 256
 CAMERAS = [
@@ -315,8 +309,8 @@ def test_every_face_lands_on_its_own_place() -> None:
         faces = torch.zeros(6, 1, 32, 32)
         faces[index] = 1
         viewpoint = cubemap_to_viewpoint(faces, 128, interpolation="nearest")[0]
-        ahead = unit(map_directions(128)) @ views.FACE_AHEAD[index]
-        others = unit(map_directions(128)) @ torch.cat([views.FACE_AHEAD[:index], views.FACE_AHEAD[index + 1 :]]).T
+        ahead = unit(map_directions(128)) @ cubemap.FACE_AHEAD[index]
+        others = unit(map_directions(128)) @ torch.cat([cubemap.FACE_AHEAD[:index], cubemap.FACE_AHEAD[index + 1 :]]).T
         lead = ahead - others.amax(-1)
         assert bool((viewpoint[lead > 0.05] == 1).all()), face
         assert bool((viewpoint[lead < -0.05] == 0).all()), face
@@ -411,7 +405,13 @@ def test_view_caches_are_bounded() -> None:
 def test_bands_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     faces, view, erp = random_image(6, 3, 24, 24), random_image(3, 90, 160), random_image(3, 128, 256)
     viewpoint = random_image(3, 64, 64)
-    kept = (views.erp_view_grid, views.faces_grid, views.face_margin_grid, views.erp_faces_grid, views.face_lookup)
+    kept = (
+        views.erp_view_grid,
+        cubemap.faces_grid,
+        cubemap.face_margin_grid,
+        cubemap.erp_faces_grid,
+        cubemap.face_lookup,
+    )
 
     def make() -> list[Tensor]:
         for lookups in kept:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from viewpoint_core.viewpoint_map import SUBREGIONS
+from viewpoint_core.map_layout import SUBREGIONS
 from viewpoint_core.wan_attention import (
     SUBREGION_COUNT,
     check_token_grid,

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .conditioning import GREY
-from .viewpoint_map import check_map, map_directions
+from .map_layout import check_map, map_directions
 
 FAINT = 1e-3  # a known pixel on its picture's border weighs this much at least, so that it wins over nothing
 

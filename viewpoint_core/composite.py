@@ -13,9 +13,8 @@ from torch import Tensor
 from .camera import focal_length, view_rotation
 from .camera_path import CameraPath, hold_path, still_path
 from .compose import channels_last, check_feather, smoothstep
-from .resample import Grid, averages, check_image, check_interpolation, sample
+from .resample import Grid, averages, check_erp, check_image, check_interpolation, sample
 from .sphere import direction_to_lonlat, erp_directions
-from .viewpoint_map import check_erp
 from .views import check_frames, locate_on_view, view_filtering
 
 COLOUR_MATCHES = ("panorama to clip", "clip to panorama", "off")

@@ -14,6 +14,8 @@ from diffusers import AutoencoderKLWan
 from tqdm import tqdm
 
 from .conditioning import check_finite, check_length
+from .cubemap import FACE_YAW_PITCH
+from .map_layout import check_map_size
 from .training.data.cache import (
     MapFile,
     is_finished,
@@ -33,8 +35,6 @@ from .training.known_view import View, known_video, view_mask
 from .training.layouts import LAYOUTS, VIEWPOINT
 from .training.text import TEXT_TOKENS, encode_text, load_text_encoder, text_fingerprint
 from .training.wan_vae import encode_video, load_vae
-from .viewpoint_map import check_map_size
-from .views import FACE_YAW_PITCH
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 NO_TEXT = "none"

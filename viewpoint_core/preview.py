@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .viewpoint_map import MAP_MULTIPLE, viewpoint_to_erp
+from .map_layout import MAP_MULTIPLE
+from .viewpoint_map import viewpoint_to_erp
 
 PREVIEW_WIDTH = 512
 

@@ -7,9 +7,8 @@ from torch import Tensor
 
 from .camera import view_rotation
 from .camera_path import CameraPath
-from .resample import Grid, banded_grid, check_interpolation, sample
+from .resample import Grid, banded_grid, check_erp, check_interpolation, sample
 from .sphere import direction_to_erp, erp_directions
-from .viewpoint_map import check_erp
 from .views import check_frames
 
 

@@ -75,6 +75,11 @@ def filtering(
     return min(MAX_FACTOR, max(1, math.ceil(finest / reduction - 0.5))), reduction
 
 
+def erp_filtering(width: int, target_density: float, *, filtered: bool = True) -> tuple[int, int]:
+    """(factor, reduction) that an ERP of this width needs for a target of this density, in pixels per radian."""
+    return filtering(width / (2 * math.pi), target_density, width // 2, filtered=filtered)
+
+
 def pad_erp(image: Tensor, margin: int = MARGIN) -> Tensor:
     """Pad an ERP image (N, C, H, W): wraps in longitude, and crosses a pole into the row half a turn away."""
     over_pole = image.roll(image.shape[-1] // 2, dims=-1)
@@ -102,6 +107,20 @@ def check_image(image: Tensor, name: str) -> None:
         raise ValueError(f"{name}: expected a float tensor (..., C, H, W), got {image.dtype} {tuple(image.shape)}")
     if image.numel() == 0:
         raise ValueError(f"{name}: expected at least one image, got an empty tensor {tuple(image.shape)}")
+
+
+def check_erp(erp: Tensor) -> None:
+    """Raise ValueError unless the tensor (..., C, H, W) is an ERP image: W = 2 H, both even."""
+    check_image(erp, "ERP image")
+    height, width = erp.shape[-2:]
+    if width != 2 * height or height % 2:
+        raise ValueError(f"an equirectangular (ERP) image is 2:1 with an even height; got {width} x {height}")
+
+
+def check_erp_width(width: int) -> None:
+    """Raise ValueError unless an ERP image can be that wide."""
+    if width <= 0 or width % 4:
+        raise ValueError(f"the ERP width is {width}; expected a positive multiple of 4, so that the height is even")
 
 
 def check_interpolation(interpolation: str) -> None:

@@ -16,6 +16,7 @@ from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
 from .conditioning import check_length, latent_shape
+from .map_layout import check_map_size
 from .training.muon import Muon, is_inner_kernel
 from .training.new_vae import MIN_WIDTH, new_vae
 from .training.patch_codes import PatchCodes, fit_codes, read_codes, write_codes
@@ -34,7 +35,6 @@ from .training.vae_training import (
     vae_loss,
     write_vae,
 )
-from .viewpoint_map import check_map_size
 
 EPILOG = """\
 All clips are held in memory as maps. The run's checkpoints lie in OUTPUT/checkpoints; the same command goes on from the

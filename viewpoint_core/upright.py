@@ -13,19 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .camera import direction_to_view
+from .cubemap import FACE_YAW_PITCH, FACES, stacked_directions
 from .kept import Kept
-from .resample import Grid, banded_grid, filtering, row_bands, sample
+from .map_layout import check_map, unit_pixels
+from .resample import Grid, banded_grid, check_erp_width, filtering, row_bands, sample
 from .sphere import erp_directions
-from .viewpoint_map import (
-    MapLookup,
-    banded_lookup,
-    check_erp_width,
-    check_map,
-    map_filtering,
-    sample_map,
-    unit_pixels,
-)
-from .views import FACE_YAW_PITCH, FACES, stacked_directions
+from .viewpoint_map import MapLookup, banded_lookup, map_filtering, sample_map
 
 REACH = 1.25  # how far a chart counts, in half faces: 6.3 degrees beyond its face
 GUARD = 8  # pixels beyond that, which are cut away: networks go wrong at a picture's border

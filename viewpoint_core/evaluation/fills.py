@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from ..camera import direction_to_view
-from ..resample import Grid, sample
+from ..resample import Grid, check_erp, sample
 from ..sphere import direction_to_erp, direction_to_lonlat, erp_directions, lonlat_to_direction
-from ..viewpoint_map import check_erp
 
 MEAN, STRETCHED, MIRRORED = "mean colour", "stretched view", "mirrored view"
 HALF_VIEW = math.pi / 4

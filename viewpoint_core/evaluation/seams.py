@@ -11,9 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..resample import Grid, sample
+from ..resample import Grid, check_erp, sample
 from ..sphere import direction_to_erp
-from ..viewpoint_map import check_erp
 
 SEAM, EDGES, ARCS = "left-right seam", "face edges", "U arcs"
 LINES = (SEAM, EDGES, ARCS)

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from ..views import FACES
+from ..cubemap import FACES
 from ..wan_attention import PANO
 from .layouts import LAYOUTS, VIEWPOINT
 from .plan import ALL_IMAGES

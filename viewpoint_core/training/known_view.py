@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..camera import direction_to_view
 from ..conditioning import fill_unknown, mask_to_latent, pack_known
-from ..views import FACE_YAW_PITCH
+from ..cubemap import FACE_YAW_PITCH
 from .layouts import VIEWPOINT, layout_directions
 from .wan_vae import encode_video
 

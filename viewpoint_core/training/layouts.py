@@ -10,10 +10,11 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from ..cubemap import FACES, cubemap_to_erp, face_directions
+from ..map_layout import check_map_size, map_directions
 from ..resample import Grid, filtering, sample
 from ..sphere import direction_to_erp, erp_directions
-from ..viewpoint_map import check_map_size, erp_to_viewpoint, map_directions, viewpoint_to_erp
-from ..views import FACES, cubemap_to_erp, face_directions
+from ..viewpoint_map import erp_to_viewpoint, viewpoint_to_erp
 
 VIEWPOINT, ERP, CUBEMAP = "viewpoint", "erp", "cubemap"
 LAYOUTS = (VIEWPOINT, ERP, CUBEMAP)

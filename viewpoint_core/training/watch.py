@@ -8,8 +8,9 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
-from ..viewpoint_map import erp_width_for_map
-from ..views import FACE_YAW_PITCH, render_view
+from ..cubemap import FACE_YAW_PITCH
+from ..map_layout import erp_width_for_map
+from ..views import render_view
 from .config import TrainingConfig
 from .data.cache import CachedClips
 from .data.clips import map_to_video

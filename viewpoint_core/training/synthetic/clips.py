@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...map_layout import check_map_size, map_directions, unit_pixels
 from ...sphere import erp_directions
-from ...viewpoint_map import check_map_size, map_directions, unit_pixels
 from ..data.manifest import Item, size_problem, write_manifest
 from ..data.video_file import write_image, write_video
 from .render import render_directions
