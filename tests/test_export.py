@@ -119,6 +119,40 @@ def test_a_lora_of_another_rank_or_alpha_is_refused_and_nothing_changes(
     assert all(torch.equal(tensor, before[name]) for name, tensor in lora.lora_state(other).items())
 
 
+PATCH_KEY = f"{lora.COMFY_PREFIX}{lora.PATCH}."
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({f"{PATCH_KEY}alpha": torch.tensor(66.0)}, "has alpha 66; the model's LoRA has 132"),
+        ({f"{PATCH_KEY}lora_down.weight": torch.zeros(132, 16, 1, 2, 2)}, r"expected \(132, 33, 1, 2, 2\)"),
+        ({f"{PATCH_KEY}lora_up.weight": torch.zeros(64, 132)}, r"lora_up.weight is \(64, 132\)"),
+    ],
+)
+def test_a_lora_whose_patch_embedding_does_not_fit_is_refused_and_nothing_changes(
+    tmp_path: Path, change: dict[str, torch.Tensor], words: str
+) -> None:
+    model = lora_model(tmp_path)
+    before = {name: tensor.clone() for name, tensor in lora.lora_state(model).items()}
+    tensors = {
+        key: tensor + 1 if key.endswith("weight") else tensor for key, tensor in lora.comfy_lora(before, 8).items()
+    }
+    with pytest.raises(ValueError, match=words):
+        lora.load_comfy_lora(model, tensors | change)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in lora.lora_state(model).items())
+
+
+def test_a_lora_without_alpha_has_the_scale_1_as_in_comfyui(tmp_path: Path) -> None:
+    model = lora_model(tmp_path, 4, 4)
+    tensors = lora.comfy_lora({name: t.clone() for name, t in lora.lora_state(model).items()}, 4)
+    lora.load_comfy_lora(model, {key: tensor for key, tensor in tensors.items() if not key.endswith("alpha")})
+    with pytest.raises(ValueError, match="has alpha 4; the model's LoRA has 8"):
+        lora.load_comfy_lora(
+            lora_model(tmp_path), {key: tensor for key, tensor in tensors.items() if not key.endswith("alpha")}
+        )
+
+
 def test_the_frozen_side_of_the_patch_embedding_may_be_left_out_but_not_be_another(tmp_path: Path) -> None:
     state = dict(lora.lora_state(lora_model(tmp_path)))
     whole = lora.comfy_lora(state, 8)
@@ -165,6 +199,13 @@ def test_a_run_of_the_trainer_exports_its_lora_with_its_alpha(tmp_path: Path, ca
     assert tensors.keys() == wanted.keys()
     assert all(torch.equal(tensors[key], tensor) for key, tensor in wanted.items())
     refused(capsys, "mode lora; this exports what mode full trains", "checkpoint", run, tmp_path / "full.safetensors")
+
+
+def test_a_damaged_checkpoint_of_a_run_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run = saved_run(tmp_path, lora_model(tmp_path), "lora")
+    shard = next(run.rglob("*.safetensors"))
+    shard.write_bytes(shard.read_bytes()[:-100])
+    refused(capsys, "step_00000007 is damaged", "lora", run, tmp_path / "out.safetensors")
 
 
 def test_a_change_of_the_modulation_is_no_lora() -> None:

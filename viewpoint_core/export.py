@@ -19,11 +19,10 @@ from .checkpoint import (
     viewpoint_metadata,
 )
 from .replacing import replace_text
-from .safetensors_file import read_header
 from .training.lora import COMFY_PREFIX, PATCH, comfy_lora
 from .training.state import AVERAGE, FACTS, gather_weights, newest_checkpoint, read_facts, stored_tensors
 from .training.wan import empty_transformer, transformer_config, transformer_source
-from .training.weights import LazyTensor, lazy, lazy_stored, listed, read_tensor, write_safetensors
+from .training.weights import LazyTensor, lazy, lazy_stored, listed, read_tensors, write_safetensors
 from .wan_attention import format_schedule, perspective_blocks
 
 LORA_ALPHA = "viewpoint.lora_alpha"
@@ -146,13 +145,7 @@ def read_lora(source: Path, average: bool) -> tuple[dict[str, Tensor], dict[str,
     if checkpoint is not None:
         return trainer_weights(checkpoint, "lora", average)
     no_average(source, average)
-    stored: dict[str, Tensor] = {}
-    metadata: dict[str, str] = {}
-    for file in checkpoint_files(source):
-        tensors, described = read_header(file)
-        stored |= {name: read_tensor(tensor) for name, tensor in tensors.items()}
-        metadata |= described
-    return stored, metadata
+    return read_tensors(checkpoint_files(source))
 
 
 def export_lora(

@@ -5,17 +5,16 @@ from typing import Any
 
 from accelerate import PartialState
 from diffusers import WanTransformer3DModel
-from torch import nn
 
 from ..checkpoint import PATCH_EMBEDDING, read_checkpoint
 from ..wan_attention import format_schedule
 from .config import TrainingConfig
 from .data.cache import CachedClips
-from .lora import patch_rank
+from .lora import lora_parameters
 from .memory import GB, GIB, ModelSize, disk_space, step_memory
 from .parallel import asks_for_deepspeed, check_sharding
 from .plan import batches_an_epoch
-from .run import check_deepspeed, model_facts, open_cache
+from .run import check_deepspeed, model_facts, open_cache, starting_lora
 from .state import FILE_BYTES, check_facts, newest_checkpoint
 from .wan import check_compiler, plan_transformer, set_blocks, transformer_config, transformer_source
 
@@ -32,6 +31,7 @@ def check_run(config: TrainingConfig, processes: int) -> tuple[WanTransformer3DM
     clips, _ = open_cache(config)  # made with this very VAE
     clips.empty_text()
     model = plan_transformer(Path(config.model), config.schedule)
+    starting_lora(config)
     if asks_for_deepspeed():
         check_deepspeed(config)
     else:
@@ -105,15 +105,3 @@ def needs(config: TrainingConfig, size: ModelSize, processes: int) -> dict[str, 
 def three_digits(value: float) -> float:
     """A number rounded to three digits that count."""
     return float(f"{value:.3g}")
-
-
-def lora_parameters(model: nn.Module, rank: int) -> int:
-    """Parameters of a LoRA of this rank on attention and feed-forward linears, and of the patch embedding's change."""
-    linears = [
-        module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.startswith("blocks.") and (".attn" in name or ".ffn" in name)
-    ]
-    return sum(rank * (m.in_features + m.out_features) for m in linears) + (
-        patch_rank(model) * model.patch_embedding.out_channels
-    )

@@ -6,12 +6,13 @@ Modulation, norms and biases stay: the host drops a change of the modulation.
 """
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 
 import torch
 from diffusers import WanTransformer3DModel
 from peft import LoraConfig, get_peft_model_state_dict
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..checkpoint import original_key
 from .wan import viewpoint_channels
@@ -20,11 +21,21 @@ ADAPTER = "default"
 PATCH, PATCH_SIZE = "patch_embedding", (1, 2, 2)
 LINEARS = r"blocks\.\d+\.(attn[12]\.(to_[qkv]|to_out\.0)|ffn\.net\.(0\.proj|2))"
 COMFY_PREFIX = "diffusion_model."
+PATCH_SIDES = tuple(f"{COMFY_PREFIX}{PATCH}.lora_{side}.weight" for side in ("up", "down"))
 
 
 def patch_rank(model: WanTransformer3DModel) -> int:
     """The rank at which a LoRA of the widened patch embedding is exact: inputs of one token."""
     return viewpoint_channels(model) * math.prod(model.config.patch_size)
+
+
+def lora_parameters(model: WanTransformer3DModel, rank: int) -> int:
+    """How many parameters `add_lora` would have train, those of the patch embedding's change among them."""
+    linears = [module for name, module in model.named_modules() if re.fullmatch(LINEARS, name)]
+    assert all(isinstance(module, nn.Linear) for module in linears)
+    return sum(rank * (linear.in_features + linear.out_features) for linear in linears) + (
+        patch_rank(model) * model.patch_embedding.out_channels
+    )
 
 
 @torch.no_grad()
@@ -117,21 +128,48 @@ def comfy_patch(change: Tensor) -> dict[str, Tensor]:
 def load_comfy_lora(model: WanTransformer3DModel, lora: Mapping[str, Tensor]) -> None:
     """Put a LoRA in ComfyUI's keys, as `comfy_lora` makes it, into a model that `add_lora` prepared with its rank.
 
-    Raises ValueError, before anything is changed, where keys, shapes or scales differ.
+    Raises ValueError, before anything is changed, as `check_comfy_lora` does.
     """
+    check_comfy_lora(model, lora)
     own = lora_state(model)
-    keys = {COMFY_PREFIX + original_key(name): name for name in own if not name.startswith(PATCH)}
-    sides = [f"{COMFY_PREFIX}{PATCH}.lora_{side}.weight" for side in ("up", "down")]
-    different = sorted({key for key in lora if key.endswith("weight") and "reshape" not in key} ^ {*keys, *sides})
+    for key, name in comfy_keys(own).items():
+        own[name].copy_(lora[key])
+    up, down = (lora[side].float() for side in PATCH_SIDES)
+    change = own[f"{PATCH}.lora_B.weight"]
+    change.copy_((up @ down.flatten(1)).reshape(change.shape))
+
+
+def comfy_keys(own: Iterable[str]) -> dict[str, str]:
+    """ComfyUI's keys of a LoRA's linears -> their names in `lora_state`."""
+    return {COMFY_PREFIX + original_key(name): name for name in own if not name.startswith(PATCH)}
+
+
+def check_comfy_lora(model: WanTransformer3DModel, lora: Mapping[str, Tensor]) -> None:
+    """Raise ValueError where a LoRA's keys, shapes or scales are not those that `add_lora` gave the model, which may be
+    without weights."""
+    own = lora_state(model)
+    keys = comfy_keys(own)
+    weights = {key for key in lora if key.endswith("weight") and "reshape" not in key}
+    different = sorted(weights ^ {*keys, *PATCH_SIDES})
     if different:
         raise ValueError(f"the LoRA does not fit the model: {different[0]} is in one of them only")
     for key, name in keys.items():
         check_lora_part(model, key, name, own[name], lora)
-    for key, name in keys.items():
-        own[name].copy_(lora[key])
-    up, down = (lora[side].float() for side in sides)
-    change = own[f"{PATCH}.lora_B.weight"]
-    change.copy_((up @ down.flatten(1)).reshape(change.shape))
+    check_patch(model, lora)
+
+
+def check_patch(model: WanTransformer3DModel, lora: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless a LoRA's patch embedding is of the model's shape, with the scale 1."""
+    up, down = (lora[side] for side in PATCH_SIDES)
+    rank = len(down)
+    wanted = (
+        (len(model.patch_embedding.lora_B[ADAPTER].weight), rank),
+        (rank, viewpoint_channels(model), *model.config.patch_size),
+    )
+    for side, tensor, shape in zip(PATCH_SIDES, (up, down), wanted, strict=True):
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"{side} is {tuple(tensor.shape)}; expected {shape}")
+    check_alpha(PATCH_SIDES[0], lora, rank, 1)
 
 
 def check_lora_part(model: WanTransformer3DModel, key: str, name: str, own: Tensor, lora: Mapping[str, Tensor]) -> None:
@@ -140,7 +178,11 @@ def check_lora_part(model: WanTransformer3DModel, key: str, name: str, own: Tens
         raise ValueError(f"{key} is {tuple(lora[key].shape)}; the model's LoRA has {tuple(own.shape)}: another rank")
     module, _, part = name.partition(".lora_")
     rank = len(own) if part.startswith("A") else own.shape[1]
-    alpha = float(lora[key.partition("lora_")[0] + "alpha"])
-    scale = model.get_submodule(module).scaling[ADAPTER]
+    check_alpha(key, lora, rank, model.get_submodule(module).scaling[ADAPTER])
+
+
+def check_alpha(key: str, lora: Mapping[str, Tensor], rank: int, scale: float) -> None:
+    """Raise ValueError unless a LoRA's tensor has this scale, which is alpha / rank, and 1 in a file without alpha."""
+    alpha = float(lora.get(key.partition("lora_")[0] + "alpha", rank))
     if alpha / rank != scale:
         raise ValueError(f"{key} has alpha {alpha:g}; the model's LoRA has {scale * rank:g}")

@@ -10,7 +10,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from diffusers import AutoencoderKLWan
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..checkpoint import METADATA_BLOCKS
@@ -22,7 +21,7 @@ from .data.fingerprint import check_fingerprint, vae_fingerprint
 from .ema import start_ema, trained_parameters
 from .known_view import PAPER
 from .loop import Grey, make_optimizer
-from .lora import add_lora, load_comfy_lora
+from .lora import add_lora, check_comfy_lora, load_comfy_lora
 from .parallel import (
     distribute,
     load_deepspeed,
@@ -45,8 +44,9 @@ from .state import (
     write_tensors,
     write_whole,
 )
-from .wan import compile_blocks, prepare_transformer, set_blocks
+from .wan import compile_blocks, plan_transformer, prepare_transformer, set_blocks
 from .wan_vae import load_vae
+from .weights import read_tensors
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -101,13 +101,26 @@ def data_facts(config: TrainingConfig, accelerator: Accelerator) -> dict[str, An
     return {"joint_batch": joint, "accumulation": config.accumulation, "clips": clips}
 
 
+def starting_lora(config: TrainingConfig) -> dict[str, Tensor]:
+    """The LoRA that training starts from, none if empty. Raises ValueError where it is damaged or not of this model,
+    rank and alpha, of which it needs the header alone."""
+    if not config.lora:
+        return {}
+    tensors, _ = read_tensors([Path(config.lora)])
+    planned = plan_transformer(Path(config.model), config.schedule)
+    add_lora(planned, config.lora_rank, config.lora_alpha)
+    check_comfy_lora(planned, tensors)
+    return tensors
+
+
 def prepare_model(config: TrainingConfig) -> nn.Module:
     """The transformer, widened, with its Perspective blocks, and with what trains requiring gradients."""
+    lora = starting_lora(config)
     model = prepare_transformer(Path(config.model), config.schedule, dtype=DTYPES[config.base_dtype])
     if config.mode == "lora":
         add_lora(model, config.lora_rank, config.lora_alpha)
-        if config.lora:
-            load_comfy_lora(model, load_file(config.lora))
+        if lora:
+            load_comfy_lora(model, lora)
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     return model.train()

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.api import CheckpointException
@@ -218,8 +219,12 @@ def gather_weights(checkpoint: Path, *, average: bool = False) -> dict[str, Tens
 
 
 def stored_tensors(checkpoint: Path, prefix: str) -> dict[str, Any]:
-    """What a checkpoint's headers say of its tensors below a prefix (MODEL, OPTIMIZER or AVERAGE)."""
-    stored = HuggingFaceStorageReader(path=str(checkpoint)).read_metadata().state_dict_metadata
+    """What a checkpoint's headers say of its tensors below a prefix (MODEL, OPTIMIZER or AVERAGE). Raises ValueError
+    where one of its files is damaged."""
+    try:
+        stored = HuggingFaceStorageReader(path=str(checkpoint)).read_metadata().state_dict_metadata
+    except SafetensorError as error:
+        raise ValueError(f"{checkpoint} is damaged: {error}") from error
     return {name: entry for name, entry in stored.items() if name.startswith(prefix)}
 
 
@@ -229,7 +234,5 @@ def gather_tensors(checkpoint: Path, prefix: str) -> dict[str, Tensor]:
     if not stored:
         raise ValueError(f"{checkpoint} holds no {'average (ema)' if prefix == AVERAGE else 'weights'}")
     tensors = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in stored.items()}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*torch.distributed is disabled.*")
-        dcp.load(tensors, storage_reader=HuggingFaceStorageReader(path=str(checkpoint)), no_dist=True)
+    quietly(dcp.load, tensors, storage_reader=HuggingFaceStorageReader(path=str(checkpoint)))
     return {name.removeprefix(prefix): value for name, value in tensors.items()}

@@ -1,6 +1,6 @@
 """Weights between safetensors files and modules: read under other names, written a tensor at a time."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..safetensors_file import Entry, StoredTensor, write_entries
+from ..safetensors_file import Entry, StoredTensor, read_header, write_entries
 
 STORED_DTYPES = {
     "F64": torch.float64,
@@ -52,6 +52,17 @@ def read_tensor(stored: StoredTensor) -> Tensor:
         if stream.readinto(buffer) != stored.size:
             raise ValueError(f"{stored.file} is cut short")
     return torch.frombuffer(buffer, dtype=dtype).reshape(stored.shape)
+
+
+def read_tensors(files: Iterable[Path]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors and the metadata of safetensors files. Raises ValueError for a damaged one."""
+    tensors: dict[str, Tensor] = {}
+    metadata: dict[str, str] = {}
+    for file in files:
+        stored, described = read_header(file)
+        tensors |= {name: read_tensor(tensor) for name, tensor in stored.items()}
+        metadata |= described
+    return tensors, metadata
 
 
 def lazy(tensor: Tensor, dtype: torch.dtype | None = None) -> LazyTensor:
