@@ -3,6 +3,9 @@ VENV_PYTHON := .venv/bin/python
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 TINY_ARGS ?=
+# Compiled modules are kept, also where the shell forbids it: every test server and training run starts from them.
+unexport PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX := $(CURDIR)/build/pycache
 LOCK := $(VENV_PYTHON) -m uv pip compile --universal --python-version 3.10 --generate-hashes \
 	--no-annotate --no-header --no-emit-index-url --quiet
 
