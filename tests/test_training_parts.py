@@ -12,12 +12,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from diffusers import WanTransformer3DModel
+from torch import Tensor, nn
 
 from viewpoint_core.training import state
 from viewpoint_core.training.config import FIELDS, PRESETS, TrainingConfig, add_flags, read_config, read_file
 from viewpoint_core.training.ema import averaged_weights, start_ema, update_ema
+from viewpoint_core.training.lora import add_lora
 from viewpoint_core.training.memory import ModelSize, disk_space, step_memory
+from viewpoint_core.training.wan import set_perspective
 
 PATHS = {"model": "m", "vae": "v", "cache": "c", "output": "o"}
 REPO = Path(__file__).parents[1]
@@ -329,6 +332,51 @@ def test_the_papers_run_needs_about_30_gib_and_lora_fits_24() -> None:
         batch=1, base_bytes=2, optimizer_bytes=8, ema=False, autocast=True, checkpointing=True,
     )  # fmt: skip
     assert lora["in all"] < 16
+
+
+def saved_bytes(model: nn.Module, frames: int, autocast: bool) -> int:
+    """Bytes that a model's forward pass of maps of 8 x 8 tokens saves for its backward pass, weights not counted."""
+    weights = {weight.data_ptr() for weight in model.parameters()}
+    kept: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=autocast),
+    ):
+        model(torch.randn(1, 33, frames, 16, 16), torch.tensor([500.0]), torch.randn(1, 8, 4096))
+    storages = {
+        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept if t.data_ptr() not in weights
+    }
+    return sum(storages.values())
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+@pytest.mark.parametrize("mode", ["full", "lora"])
+def test_activations_take_what_is_foretold(mode: str, autocast: bool) -> None:
+    save, ffn_dim = [], 1024
+    for blocks in (1, 3):
+        model = WanTransformer3DModel(
+            num_attention_heads=2, attention_head_dim=128, ffn_dim=ffn_dim, num_layers=blocks, in_channels=33,
+            out_channels=16,
+        )  # fmt: skip
+        set_perspective(model, "alternating")
+        if mode == "lora":
+            add_lora(model, 4)
+        save.append(saved_bytes(model, 4, autocast) - saved_bytes(model, 2, autocast))
+    trained = 2 if mode == "full" else 1
+    foretold = [
+        step_memory(
+            ModelSize(2, trained, 256, ffn_dim, blocks, 2 * 64), batch=1, base_bytes=4, optimizer_bytes=8, ema=False,
+            autocast=autocast, checkpointing=False,
+        )["activations"] * 2**30
+        for blocks in (1, 3)
+    ]  # fmt: skip
+    assert foretold[1] - foretold[0] == pytest.approx(save[1] - save[0], rel=0.08)
+    assert foretold[1] == pytest.approx(save[1], rel=0.1)
 
 
 def test_a_checkpoint_takes_the_space_that_is_foretold(tmp_path: Path) -> None:

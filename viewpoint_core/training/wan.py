@@ -154,11 +154,12 @@ def inflate_patch_embedding(model: WanTransformer3DModel) -> None:
 def carry_grid(rope: nn.Module, args: tuple[Tensor, ...], rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
     """Forward hook on the model's rope: put the token grid (t, h, w) of the video that it saw behind the positions.
 
-    It travels with the call, so gradient checkpointing recomputes a block on its own grid whatever ran in between; and
-    as a tensor, since DeepSpeed makes tuples and tensors anew.
+    It travels with the call, so gradient checkpointing recomputes a block on its own grid whatever ran in between; as a
+    tensor, since DeepSpeed makes tuples and tensors anew; and as the shape of an empty one, since compiled blocks would
+    break their graph on a value, which checkpointing then does not find again.
     """
     grid = [size // patch for size, patch in zip(args[0].shape[2:], rope.patch_size, strict=True)]
-    return (*rotary, torch.tensor(grid))
+    return (*rotary, torch.empty(*grid, 0))
 
 
 class PanoAttnProcessor(WanAttnProcessor):
@@ -190,7 +191,7 @@ class PerspectiveAttnProcessor(WanAttnProcessor):
     ) -> Tensor:
         """Regroup (b, t h w, c) to (4 b, t (h/2) (w/2), c), attend, put back."""
         assert rotary_emb is not None
-        t, h, w = rotary_emb[2].tolist()
+        t, h, w, _ = rotary_emb[2].shape
         grid = (t, h, w)
         check_token_grid(hidden_states.shape[1], grid)
         own = tuple(subregion_positions(positions, grid) for positions in rotary_emb[:2])
