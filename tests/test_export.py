@@ -165,11 +165,16 @@ def test_the_frozen_side_of_the_patch_embedding_may_be_left_out_but_not_be_anoth
         lora.comfy_lora({key: tensor for key, tensor in state.items() if "patch" not in key}, 8)
 
 
-def saved_run(tmp_path: Path, model: wan.WanTransformer3DModel, mode: str) -> Path:
+def saved_run(tmp_path: Path, model: wan.WanTransformer3DModel, mode: str, base: int = 16) -> Path:
     """A run's output folder with one checkpoint, as the trainer writes it; its average is twice the weights."""
     optimizer = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad])
     average = {name: 2 * parameter.detach() for name, parameter in trained_parameters(model).items()}
-    facts = {"mode": mode, "lora_alpha": 8.0, METADATA_BLOCKS: format_schedule(wan.set_blocks(model))}
+    facts = {
+        "mode": mode,
+        "lora_alpha": 8.0,
+        "base_channels": base,
+        METADATA_BLOCKS: format_schedule(wan.set_blocks(model)),
+    }
     tensors, _ = collect_tensors(model, optimizer, average)
     save_state(tmp_path / "run", partial(write_tensors, tensors), facts, step=7, keep=1)
     return tmp_path / "run"
@@ -198,7 +203,17 @@ def test_a_run_of_the_trainer_exports_its_lora_with_its_alpha(tmp_path: Path, ca
     wanted, tensors = lora.comfy_lora(lora.lora_state(model), 8), load_file(target)
     assert tensors.keys() == wanted.keys()
     assert all(torch.equal(tensors[key], tensor) for key, tensor in wanted.items())
+    assert read_header(target)[1]["viewpoint.base_channels"] == "16"
+    assert not capsys.readouterr().err.count("belongs on that checkpoint")
     refused(capsys, "mode lora; this exports what mode full trains", "checkpoint", run, tmp_path / "full.safetensors")
+
+
+def test_a_lora_trained_on_a_viewpoint_model_is_said_to_belong_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run = saved_run(tmp_path, lora_model(tmp_path), "lora", base=33)
+    assert export.main(["lora", str(run), str(tmp_path / "out.safetensors")]) == 0
+    assert "belongs on that checkpoint, not on a stock one" in capsys.readouterr().err
 
 
 def test_a_damaged_checkpoint_of_a_run_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -307,7 +307,9 @@ def test_sharded_over_two_processes_it_saves_resumes_and_gathers_the_same_weight
         assert_same_weights(kept, newest_checkpoint(tmp_path / "sharded"), average=average)
 
 
-def test_a_lora_run_trains_saves_resumes_and_exports(paths: dict[str, Path], tmp_path: Path) -> None:
+def test_a_lora_run_trains_saves_resumes_and_exports(
+    paths: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     stock = tmp_path / "stock.safetensors"
     weights = load_file(paths["model"])
     weights["patch_embedding.weight"] = weights["patch_embedding.weight"][:, :16].contiguous()
@@ -325,6 +327,53 @@ def test_a_lora_run_trains_saves_resumes_and_exports(paths: dict[str, Path], tmp
     assert float(lora["diffusion_model.patch_embedding.lora_up.weight"][:, 64:].abs().max()) > 0
     assert main(flags_of(paths, tmp_path / "on", **settings, steps=1, lora=target)) == 0
     assert losses(tmp_path / "on")[1] != losses(tmp_path / "whole")[1]
+    target.write_bytes(target.read_bytes()[:-8])
+    for dry in ([], ["--dry-run"]):
+        assert main([*flags_of(paths, tmp_path / "cut", **settings, lora=target), *dry]) == 2
+        assert "lora.safetensors is cut short" in capsys.readouterr().err
+    save_file({name: weight + 1 for name, weight in weights.items()}, stock)
+    assert main(flags_of(paths, tmp_path / "run", **settings, steps=5)) == 2
+    assert "was trained with base " in capsys.readouterr().err
+
+
+def test_a_file_ends_a_run_with_a_checkpoint_and_is_taken_away(
+    paths: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(flags_of(paths, tmp_path / "run", steps=1)) == 0
+    (tmp_path / "run" / "stop").touch()
+    assert main(flags_of(paths, tmp_path / "run", steps=3)) == 130
+    assert "stopped at step 1 of 3" in capsys.readouterr().err
+    assert main(flags_of(paths, tmp_path / "run", steps=2)) == 0
+
+
+def test_full_memory_is_said_with_what_takes_less(
+    paths: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore")
+
+    monkeypatch.setattr("viewpoint_core.train.batch_losses", fill)
+    assert main(flags_of(paths, tmp_path / "run", steps=1)) == 2
+    said = capsys.readouterr().err
+    assert "gradient_checkpointing" in said
+    assert said.rstrip().endswith("Tried to allocate 2.00 GiB)")
+
+
+def test_the_log_has_the_gradients_norm_since_the_last_line(paths: dict[str, Path], tmp_path: Path) -> None:
+    assert main(flags_of(paths, tmp_path / "run", steps=4, log_every=2, heldout_every=0)) == 0
+    for line in map(json.loads, (tmp_path / "run" / "log.jsonl").read_text().splitlines()):
+        assert 0 < line["gradient_norm"] <= line["largest_gradient_norm"] < float("inf")
+
+
+def test_clips_that_break_between_two_starts_are_seen(
+    paths: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = tmp_path / "cache"
+    shutil.copytree(paths["cache"], cache)
+    assert main(flags_of(paths | {"cache": cache}, tmp_path / "run", steps=1)) == 0
+    (cache / "clips" / f"{CachedClips(cache).rows[0]['key']}.problem").touch()
+    assert main(flags_of(paths | {"cache": cache}, tmp_path / "run", steps=2)) == 0
+    assert "clips changed: the data goes on after" in capsys.readouterr().out
 
 
 def test_another_batch_size_goes_on_after_as_many_samples(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from viewpoint_core.training import state
 from viewpoint_core.training.config import FIELDS, PRESETS, TrainingConfig, add_flags, read_config, read_file
 from viewpoint_core.training.ema import averaged_weights, start_ema, update_ema
+from viewpoint_core.training.loop import Batch, draw
 from viewpoint_core.training.lora import add_lora
 from viewpoint_core.training.memory import ModelSize, disk_space, step_memory
 from viewpoint_core.training.wan import set_perspective
@@ -314,6 +315,20 @@ def test_a_run_without_average_has_none_to_export(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no average"):
         state.gather_weights(folder, average=True)
     assert json.loads((folder / "state.json").read_text())["step"] == 1
+
+
+# What is drawn
+
+
+def test_noise_levels_are_spread_over_all_batches_of_an_optimiser_step() -> None:
+    config = parse("--accumulation", "4", "--batch-size", "2", "--sigmas", "uniform", "--shift", "1")
+    for step in range(3):
+        joint = []
+        for part in range(4):
+            for rank in range(3):
+                batch = Batch(torch.zeros(2, 1), None, torch.zeros(2, 1, 1), ["a", "b"], 4 * step + part, 2 * rank, 64)
+                joint += draw(batch, config, 3).sigma.tolist()
+        assert sorted(int(24 * sigma) for sigma in joint) == list(range(24))
 
 
 # The estimate

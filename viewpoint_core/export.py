@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from .checkpoint import (
     METADATA_BLOCKS,
+    METADATA_IN_DIM,
     checkpoint_files,
     original_key,
     read_checkpoint,
@@ -19,13 +20,15 @@ from .checkpoint import (
     viewpoint_metadata,
 )
 from .replacing import replace_text
+from .safetensors_file import read_header
 from .training.lora import COMFY_PREFIX, PATCH, comfy_lora
-from .training.state import AVERAGE, FACTS, gather_weights, newest_checkpoint, read_facts, stored_tensors
+from .training.state import AVERAGE, BASE_CHANNELS, FACTS, gather_weights, newest_checkpoint, read_facts, stored_tensors
 from .training.wan import empty_transformer, transformer_config, transformer_source
 from .training.weights import LazyTensor, lazy, lazy_stored, listed, read_tensors, write_safetensors
 from .wan_attention import format_schedule, perspective_blocks
 
 LORA_ALPHA = "viewpoint.lora_alpha"
+LORA_BASE = "viewpoint.base_channels"  # of the model that it was trained on
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, "keep": None}
 WEIGHTS, CONFIG = "diffusion_pytorch_model.safetensors", "config.json"
 
@@ -61,8 +64,8 @@ def trainer_weights(checkpoint: Path, mode: str, average: bool) -> tuple[dict[st
     facts = read_facts(checkpoint)
     if facts["mode"] != mode:
         raise ValueError(f"{checkpoint} is of a run in mode {facts['mode']}; this exports what mode {mode} trains")
-    alpha = {LORA_ALPHA: f"{facts['lora_alpha']:g}"} if mode == "lora" else {}
-    return gather_weights(checkpoint, average=average), {METADATA_BLOCKS: facts[METADATA_BLOCKS], **alpha}
+    lora = {LORA_ALPHA: f"{facts['lora_alpha']:g}", LORA_BASE: str(facts[BASE_CHANNELS])} if mode == "lora" else {}
+    return gather_weights(checkpoint, average=average), {METADATA_BLOCKS: facts[METADATA_BLOCKS], **lora}
 
 
 def keeps_average(source: Path) -> bool:
@@ -168,7 +171,8 @@ def export_lora(
     tensors = lora_tensors(state, alpha, dtype)
     layers = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks."))
     blocks = chosen_schedule(metadata, schedule, layers, source)
-    yield from write_safetensors(tensors, lora_metadata(blocks, lora_channels(tensors), alpha), target)
+    base = {LORA_BASE: metadata[LORA_BASE]} if LORA_BASE in metadata else {}
+    yield from write_safetensors(tensors, lora_metadata(blocks, lora_channels(tensors), alpha) | base, target)
 
 
 def lora_metadata(blocks: tuple[int, ...], channels: int, alpha: float) -> dict[str, str]:
@@ -242,6 +246,16 @@ def start(options: argparse.Namespace) -> Iterator[int]:
     return exports[options.command](options.source, options.target, **common)
 
 
+def warn_of_base(file: Path) -> None:
+    """Say so where a LoRA was trained on a ViewPoint model, and not on a stock one."""
+    metadata = read_header(file)[1]
+    if metadata.get(LORA_BASE) == metadata[METADATA_IN_DIM]:
+        print(
+            "export: this LoRA was trained on a ViewPoint model and belongs on that checkpoint, not on a stock one",
+            file=sys.stderr,
+        )
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; 0, or 2 with a message on bad input."""
     options = parse_arguments(arguments)
@@ -253,6 +267,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"export: {error}", file=sys.stderr)
         return 2
+    if options.command == "lora":
+        warn_of_base(options.target)
     if not options.ema and keeps_average(options.source):
         print(
             "export: these are the last weights; the run's samples and held-out losses are of the average (--ema)",

@@ -9,11 +9,13 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict
+from statistics import fmean
 from typing import Any
 
 import torch
 from accelerate import PartialState
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
@@ -37,7 +39,13 @@ from .training.run import Run, keep_weights, save, start_run
 from .training.state import wait_for_all
 from .training.watch import heldout_losses, sample_clips, sample_map, write_sample
 
-CONFIG_FILE, LOG_FOLDER = "config.json", "tensorboard"
+OUT_OF_MEMORY = (
+    "the device's memory is full. What takes less: gradient_checkpointing, batch_size 1 with more accumulation, a "
+    "cache of shorter clips or smaller maps, mode lora with base_dtype bf16, optimizer adamw8bit, sharding fsdp2; "
+    "--dry-run foretells what a run takes. Where samples were being made: sample_every 0. The newest checkpoint is as "
+    "it was"
+)
+CONFIG_FILE, LOG_FOLDER, STOP_FILE = "config.json", "tensorboard", "stop"
 STOPPED = 130  # as shells say of what Ctrl-C ended
 
 
@@ -67,6 +75,7 @@ def train_step(run: Run, parts: list[tuple[Batch, Draws]]) -> float:
     if not uses_deepspeed(accelerator):
         norm = clip_grad_norm_(list(trained_parameters(run.model).values()), config.clip or math.inf)
         check_gradient(norm, [batch for batch, _ in parts], run.step)
+        run.norms.append(float(norm.full_tensor() if isinstance(norm, DTensor) else norm))
         run.optimizer.step()
         run.optimizer.zero_grad(set_to_none=True)
     run.step += 1
@@ -123,11 +132,23 @@ def watch(run: Run) -> None:
 
 
 def wants_to_stop(run: Run) -> bool:
-    """Whether any process was asked to stop."""
+    """Whether any process was asked to stop, or the run by a file: launchers leave no time to write a large checkpoint
+    after a signal."""
+    stop = run.stop or (run.accelerator.is_main_process and (run.output / STOP_FILE).exists())
     if run.accelerator.num_processes == 1:
-        return run.stop
-    flag = torch.tensor(float(run.stop), device=run.accelerator.device)
+        return stop
+    flag = torch.tensor(float(stop), device=run.accelerator.device)
     return bool(run.accelerator.reduce(flag, reduction="sum") > 0)
+
+
+def since_last_line(run: Run) -> dict[str, float]:
+    """The log's numbers of the steps since it was last asked; DeepSpeed's engine keeps gradients to itself."""
+    numbers = {"loss": fmean(run.losses), "epoch": round(run.epoch, 3)}
+    if run.norms:
+        numbers |= {"gradient_norm": fmean(run.norms), "largest_gradient_norm": max(run.norms)}
+    run.losses.clear()
+    run.norms.clear()
+    return numbers
 
 
 def train(run: Run) -> None:
@@ -154,11 +175,9 @@ def train_from(run: Run, stream: Iterator[tuple[Batch, Draws]], bar: tqdm) -> No
         bar.set_postfix(loss=f"{loss:.4f}", lr=f"{lr:.1e}")
         bar.update()
         if run.step % config.log_every == 0:
-            mean = sum(run.losses) / len(run.losses)
             speed = (run.step - logged) / (time.monotonic() - logged_at)
             logged, logged_at = run.step, time.monotonic()
-            log_numbers(run, {"loss": mean, "lr": lr, "epoch": round(run.epoch, 3), "steps_per_second": speed})
-            run.losses.clear()
+            log_numbers(run, {**since_last_line(run), "lr": lr, "steps_per_second": speed})
         if run.step % config.save_every == 0 or run.step == config.steps:
             saved = run.step
             save(run)
@@ -226,6 +245,7 @@ def run_to_end(config: TrainingConfig) -> int:
         train(run)
         stopped = run.step < config.steps
         if stopped and run.accelerator.is_main_process:
+            (run.output / STOP_FILE).unlink(missing_ok=True)
             print(f"train: stopped at step {run.step} of {config.steps}; the same command goes on", file=sys.stderr)
         elif not stopped:
             run.accelerator.print(f"Step {run.step}; checkpoints in {run.output / 'checkpoints'}")
@@ -234,8 +254,8 @@ def run_to_end(config: TrainingConfig) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; 0, 2 on bad input, 3 on a loss that is no number, 130 where it was stopped before the last
-    step."""
+    """Run the command line; 0, 2 on bad input or full memory, 3 on a loss that is no number, 130 where it was
+    stopped before the last step."""
     try:
         options = parse(arguments)
         config = read_config(options)
@@ -245,6 +265,9 @@ def main(arguments: list[str] | None = None) -> int:
         code = run_to_end(config)
     except (ValueError, OSError) as error:
         print(f"train: {error}", file=sys.stderr)
+        return 2
+    except torch.OutOfMemoryError as error:
+        print(f"train: {OUT_OF_MEMORY} ({str(error).splitlines()[0]})", file=sys.stderr)
         return 2
     except BadLossError as error:
         print(f"train: {error}", file=sys.stderr)

@@ -112,7 +112,8 @@ def batches(
 
 def draw(batch: Batch, config: TrainingConfig, world: int) -> Draws:
     """The batch's random numbers, each a function of the seed, the batch's number and the sample's place in it, so that
-    one process with the joint batch draws what several draw together."""
+    one process with the joint batch draws what several draw together. Noise levels are stratified over all batches of
+    an optimiser step."""
     size, seed = len(batch.keys), config.seed
     generators = [generator_for(seed, "sample", batch.number, batch.first + i) for i in range(size)]
     noise = torch.stack([torch.randn(batch.latent.shape[1:], generator=g) for g in generators])
@@ -120,8 +121,9 @@ def draw(batch: Batch, config: TrainingConfig, world: int) -> Draws:
         draw_view(config.views, dropout=config.condition_dropout, faces=config.faces, generator=g) for g in generators
     ]
     no_caption = torch.stack([torch.rand((), generator=g) < config.caption_dropout for g in generators])
-    levels = generator_for(seed, "sigma", batch.number)
-    sigma = sample_sigmas(size, config.sigmas, config.shift, rank=batch.first // size, world=world, generator=levels)
+    step, part = divmod(batch.number, config.accumulation)
+    place = {"rank": part * world + batch.first // size, "world": world * config.accumulation}
+    sigma = sample_sigmas(size, config.sigmas, config.shift, **place, generator=generator_for(seed, "sigma", step))
     return Draws(noise, sigma, views, no_caption)
 
 
@@ -176,6 +178,12 @@ def batch_losses(
     return flow_loss(predicted, velocity(latent, noise))
 
 
+WAYS_ON = (
+    "The last checkpoint is as it was; try a lower learning rate, or leave these clips out: a file clips/NAME.problem "
+    "in the cache does that"
+)
+
+
 class BadLossError(RuntimeError):
     """The loss is not a number."""
 
@@ -184,8 +192,7 @@ def check_loss(loss: Tensor, batch: Batch, step: int) -> None:
     """Raise BadLossError, naming the batch, unless the joint loss is finite."""
     if not bool(torch.isfinite(loss)):
         raise BadLossError(
-            f"the loss is {float(loss)} at step {step}; this process's clips were {', '.join(batch.keys)}. The last "
-            "checkpoint is as it was; try a lower learning rate, or leave these clips out"
+            f"the loss is {float(loss)} at step {step}; this process's clips were {', '.join(batch.keys)}. {WAYS_ON}"
         )
 
 
@@ -194,8 +201,7 @@ def check_gradient(norm: Tensor, parts: Sequence[Batch], step: int) -> None:
     if not bool(torch.isfinite(norm)):
         keys = ", ".join(key for batch in parts for key in batch.keys)
         raise BadLossError(
-            f"the gradient's norm is {float(norm)} at step {step}; this process's clips were {keys}. The last "
-            "checkpoint is as it was; try a lower learning rate, or leave these clips out"
+            f"the gradient's norm is {float(norm)} at step {step}; this process's clips were {keys}. {WAYS_ON}"
         )
 
 

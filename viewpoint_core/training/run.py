@@ -2,22 +2,23 @@
 
 import hashlib
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import InitProcessGroupKwargs, set_seed
 from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
-from ..checkpoint import METADATA_BLOCKS
+from ..checkpoint import METADATA_BLOCKS, PATCH_EMBEDDING, read_checkpoint
 from ..wan_attention import format_schedule
 from .config import TrainingConfig
-from .data.cache import CLIPS, PLAN, CachedClips, has_known
+from .data.cache import CLIPS, CachedClips, has_known
 from .data.clips import projection_of
-from .data.fingerprint import check_fingerprint, vae_fingerprint
+from .data.fingerprint import check_fingerprint, hash_beginnings, vae_fingerprint
 from .ema import start_ema, trained_parameters
 from .known_view import PAPER
 from .loop import Grey, make_optimizer
@@ -33,8 +34,10 @@ from .parallel import (
 from .plan import batches_an_epoch
 from .precision import has_fast_bf16
 from .state import (
+    BASE_CHANNELS,
     KEPT,
     MODEL,
+    as_main,
     check_facts,
     collect_tensors,
     collect_weights,
@@ -44,10 +47,11 @@ from .state import (
     write_tensors,
     write_whole,
 )
-from .wan import compile_blocks, plan_transformer, prepare_transformer, set_blocks
+from .wan import compile_blocks, plan_transformer, prepare_transformer, set_blocks, transformer_source
 from .wan_vae import load_vae
 from .weights import read_tensors
 
+PATIENCE = timedelta(hours=2)  # of processes for one another: a large model may come slowly from a shared disk
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -73,6 +77,7 @@ class Run:
     log: Any = None
     grey: Grey = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
 
     @property
     def output(self) -> Path:
@@ -88,17 +93,29 @@ class Run:
 def model_facts(model: nn.Module, config: TrainingConfig) -> dict[str, Any]:
     """What a checkpoint must agree with before this run goes on from it."""
     shape = {name: model.config[name] for name in ("in_channels", "num_layers", "num_attention_heads", "ffn_dim")}
-    lora = {"lora_rank": config.lora_rank, "lora_alpha": config.lora_alpha} if config.mode == "lora" else {}
+    lora = {}
+    if config.mode == "lora":
+        base, _ = read_checkpoint(transformer_source(Path(config.model)))
+        lora = {
+            "lora_rank": config.lora_rank,
+            "lora_alpha": config.lora_alpha,
+            "base": hash_beginnings(base)[:16],
+            BASE_CHANNELS: base[PATCH_EMBEDDING].shape[1],
+        }
     blocks = {METADATA_BLOCKS: format_schedule(set_blocks(model))}
     kept = {"optimizer": config.optimizer, "ema": config.ema > 0, "seed": config.seed}
     return {"mode": config.mode, **shape, **lora, **blocks, **kept}
 
 
-def data_facts(config: TrainingConfig, accelerator: Accelerator) -> dict[str, Any]:
+def data_facts(config: TrainingConfig, accelerator: Accelerator, train: CachedClips) -> dict[str, Any]:
     """What may change from one start to the next; where it did, the data goes on after as many samples, not exactly."""
-    clips = hashlib.sha256((Path(config.cache) / PLAN).read_bytes()).hexdigest()[:16]
-    joint = config.batch_size * accelerator.num_processes
-    return {"joint_batch": joint, "accumulation": config.accumulation, "clips": clips}
+    names = "\n".join(row["key"] for row in train.rows)  # those of broken clips are not among them
+    return {
+        "joint_batch": config.batch_size * accelerator.num_processes,
+        "accumulation": config.accumulation,
+        "clips": hashlib.sha256(names.encode()).hexdigest()[:16],
+        "image_share": config.image_share,
+    }
 
 
 def starting_lora(config: TrainingConfig) -> dict[str, Tensor]:
@@ -142,13 +159,16 @@ def open_cache(config: TrainingConfig) -> tuple[CachedClips, CachedClips]:
 
 def start_run(config: TrainingConfig) -> Run:
     """Load everything, distribute it, and go on from the newest checkpoint if there is one."""
-    accelerator = Accelerator(mixed_precision="bf16" if config.precision == "bf16" else "no")
+    accelerator = Accelerator(
+        mixed_precision="bf16" if config.precision == "bf16" else "no",
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+    )
     if needs_float32(config, accelerator.device):
         accelerator.print("This CPU has no fast bfloat16: steps and the VAE are computed in float32")
         config = replace(config, precision="fp32", vae_dtype="fp32")
     set_seed(config.seed)
     train, heldout = open_cache(config)
-    position = data_facts(config, accelerator)
+    position = data_facts(config, accelerator, train)
     length = batches_an_epoch(train.buckets(), position["joint_batch"], config.image_share)
     empty_text = train.empty_text()
     model = prepare_model(config)
@@ -209,7 +229,7 @@ def distribute_all(
 
 def resume(run: Run) -> None:
     """Go on from the newest checkpoint of the output folder, if there is one."""
-    found = newest_checkpoint(run.output)
+    found = as_main(lambda: newest_checkpoint(run.output))
     if found is None:
         return
     stored = check_facts(found, run.facts)

@@ -7,7 +7,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -25,6 +25,8 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.tensor import DTensor
 
+Found = TypeVar("Found")
+BASE_CHANNELS = "base_channels"  # of the model, before it was widened, that a LoRA was trained on
 CHECKPOINTS, KEPT = "checkpoints", "weights"
 FACTS, PARTIAL = "state.json", ".partial"
 MODEL, OPTIMIZER, AVERAGE = "model.", "optimizer.", "ema."
@@ -84,6 +86,14 @@ def by_main(call: Callable[[], None]) -> None:
         dist.broadcast_object_list(problem)
     if problem[0] is not None:
         raise OSError(problem[0])
+
+
+def as_main(look: Callable[[], Found]) -> Found:
+    """What the main process finds, in all processes: listings of a shared disk may differ from machine to machine."""
+    found: list[Any] = [look() if is_main() else None]
+    if dist.is_initialized():
+        dist.broadcast_object_list(found)
+    return found[0]
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -12,7 +12,7 @@ from ...safetensors_file import StoredTensor, stored_chunks
 from ..wan_vae import read_vae
 
 FILE = "cache.json"
-BLOCK = 1 << 20
+BLOCK, BEGINNING = 1 << 20, 1 << 14
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,16 @@ def hash_tensors(stored: Mapping[str, StoredTensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tensor.shape}\n".encode())
         for chunk in stored_chunks(tensor, BLOCK):
             digest.update(chunk)
+    return digest.hexdigest()
+
+
+def hash_beginnings(stored: Mapping[str, StoredTensor]) -> str:
+    """A hash of tensors' names, types, shapes and first bytes, for models too large to be read whole at each start."""
+    digest = hashlib.sha256()
+    for name in sorted(stored):
+        tensor = stored[name]
+        digest.update(f"{name} {tensor.dtype} {tensor.shape}\n".encode())
+        digest.update(next(stored_chunks(tensor, BEGINNING), b""))
     return digest.hexdigest()
 
 
