@@ -116,3 +116,8 @@ def test_any_size_is_shrunk_and_judged(height: int, width: int) -> None:
     assert small.shape[-1] == min(width, LONGEST_SIDE)
     assert (small == 200).all()
     assert panorama_problem([small]) is None
+
+
+def test_a_picture_is_shrunk_to_its_rounded_means() -> None:
+    picture = torch.tensor([[10, 11, 10, 10], [11, 11, 10, 11]], dtype=torch.uint8).expand(3, 2, 4)
+    assert shrink(picture, 2).tolist() == [[[11, 10]]] * 3

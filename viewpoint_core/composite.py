@@ -14,7 +14,7 @@ from .camera import focal_length, view_rotation
 from .camera_path import CameraPath, hold_path, still_path
 from .compose import channels_last, check_feather, smoothstep
 from .resample import Grid, averages, check_erp, check_image, check_interpolation, sample
-from .sphere import direction_to_lonlat, erp_directions
+from .sphere import direction_to_lonlat, erp_area, erp_directions
 from .views import check_frames, locate_on_view, view_filtering
 
 COLOUR_MATCHES = ("panorama to clip", "clip to panorama", "off")
@@ -143,7 +143,7 @@ def overlap_colours(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Pixels (n, C) of panorama and clip where both show the same, over all frames, and their solid angles (n,)."""
     height = min(MEASURE_HEIGHT, erp.shape[-2])
-    area = torch.cos(erp_directions(height, 2 * height)[..., 1].asin()).float()
+    area = erp_area(height, 2 * height).float()
     shown: list[tuple[Tensor, Tensor, Tensor]] = []
     for camera, frames in cameras:
         shown_before = len(shown)

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 from torch import Tensor
 
-from .fills import area, fills, view_seen
+from ..sphere import erp_area
+from .fills import fills, view_seen
 
 VIEW, REST, FLOW = "known view", "rest of the sphere", "flow"
 FARNEBACK = {"pyr_scale": 0.5, "levels": 3, "winsize": 15, "iterations": 3, "poly_n": 5, "poly_sigma": 1.2, "flags": 0}
@@ -38,7 +39,7 @@ def panorama_scores(made: Tensor, true: Tensor) -> dict[str, float]:
     outside the view over the truth's (T > 1).
     """
     height, width = true.shape[-2:]
-    seen, weight = view_seen(height, width), area(height, width)
+    seen, weight = view_seen(height, width), erp_area(height, width)
     inside, outside = weight * seen, weight * ~seen
     scores = {VIEW: weighted_psnr(made, true, inside), REST: weighted_psnr(made, true, outside)}
     scores |= {name: weighted_psnr(fill, true, outside) for name, fill in fills(true).items()}
