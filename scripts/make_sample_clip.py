@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
+from viewpoint_core.pixels import to_uint8  # noqa: E402
 from viewpoint_core.views import render_view  # noqa: E402
 
 ASSETS = ROOT / "workflows" / "assets"
@@ -32,7 +33,7 @@ def read_image(file: Path) -> Tensor:
 
 def to_pixels(image: Tensor) -> np.ndarray:
     """(3, H, W) in [0, 1] to uint8 (H, W, 3)."""
-    return (image.clamp(0, 1) * 255).round().byte().movedim(0, -1).contiguous().numpy()
+    return to_uint8(image).movedim(0, -1).contiguous().numpy()
 
 
 def turning_views(erp: Tensor) -> Iterator[np.ndarray]:

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 from torch import Tensor
 
+from ..pixels import to_uint8
 from ..sphere import erp_area
 from .fills import fills, view_seen
 
@@ -22,7 +23,7 @@ def weighted_psnr(made: Tensor, true: Tensor, weight: Tensor) -> float:
 def mean_flow(erp: Tensor, weight: Tensor) -> float:
     """Mean length in pixels of Farneback's optical flow between neighbouring ERP frames (T, 3, H, 2H) in [0, 1], pixels
     counted by weight (H, 2H)."""
-    grey = (erp.mean(1).clamp(0, 1) * 255).round().byte().cpu().numpy()
+    grey = to_uint8(erp.mean(1)).cpu().numpy()
     wide = [np.concatenate([frame[:, -32:], frame, frame[:, :32]], axis=1) for frame in grey]
     lengths = [
         np.linalg.norm(cv2.calcOpticalFlowFarneback(first, second, None, **FARNEBACK), axis=-1)[:, 32:-32]

@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
+from ...pixels import to_uint8
 from ...views import render_view
 from .manifest import Item, Problem, append_caption, caption_problem, item_key, read_lines, with_stored_captions
 from .media import read_frames
@@ -74,7 +75,7 @@ def item_views(item: Item, count: int) -> dict[str, list[Tensor]]:
     for erp in read_frames(item.path, sample_indices(item, count), item.fps):
         for side, yaw_deg in VIEW_YAWS.items():
             view = render_view(erp / 255, VIEW_SIZE, VIEW_SIZE, yaw_deg=yaw_deg, fov_deg=90)
-            views[side].append((view.clamp(0, 1) * 255).round().byte())
+            views[side].append(to_uint8(view))
     return views
 
 
