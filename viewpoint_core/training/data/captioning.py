@@ -13,6 +13,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from ...pixels import to_uint8
 from ...views import render_view
+from ..spread import spread
 from .manifest import Item, Problem, append_caption, caption_problem, item_key, read_lines, with_stored_captions
 from .media import read_frames
 
@@ -65,8 +66,7 @@ def load_captioner(folder: Path, device: torch.device | str) -> Captioner:
 
 def sample_indices(item: Item, count: int) -> list[int]:
     """`count` pictures spread over an item's span, each in the middle of its part; fewer where there are fewer."""
-    count = min(count, item.frames)
-    return [item.start + (2 * part + 1) * item.frames // (2 * count) for part in range(count)]
+    return spread(range(item.start, item.start + item.frames), count)
 
 
 def item_views(item: Item, count: int) -> dict[str, list[Tensor]]:
