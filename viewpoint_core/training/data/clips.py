@@ -4,7 +4,7 @@ import hashlib
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -102,7 +102,7 @@ def draw_variant(spec: ClipSpec, end: int, sampling: Sampling) -> ClipSpec:
     mirror = numbers.random() < 0.5 and sampling.mirror
     if spec.variant == 0:
         shift, yaw, mirror = room // 2, 0, False
-    return ClipSpec(**vars(spec) | {"first": spec.first + shift, "yaw": yaw, "mirror": mirror})
+    return replace(spec, first=spec.first + shift, yaw=yaw, mirror=mirror)
 
 
 def clips_of(item: Item, folder: Path, sampling: Sampling) -> list[ClipSpec]:
