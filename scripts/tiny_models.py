@@ -22,11 +22,11 @@ if str(ROOT) not in sys.path:
 from scripts import stock_files  # noqa: E402
 from scripts.stock_files import VIEWPOINT_UNET  # noqa: E402
 from scripts.tiny_upscaler import write_upscaler  # noqa: E402
-from viewpoint_core.checkpoint import inflate_checkpoint  # noqa: E402
+from viewpoint_core.checkpoint import TEXT_DIM, inflate_checkpoint  # noqa: E402
 
 LATENT_CHANNELS = 16
 HEAD_DIM = 128
-TEXT_DIM, TEXT_TOKENS = 4096, 512
+TEXT_TOKENS = 512
 FREQ_DIM = 256
 Shapes = dict[str, tuple[int, ...]]
 

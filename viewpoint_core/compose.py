@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .conditioning import GREY
 from .map_layout import check_map, map_directions
+from .resample import GREY
+from .smoothstep import smoothstep
 
 FAINT = 1e-3  # a known pixel on its picture's border weighs this much at least, so that it wins over nothing
 
@@ -17,12 +18,6 @@ def check_feather(feather_deg: float) -> None:
     """Raise ValueError unless a feather's width in degrees can be one."""
     if not 0 <= feather_deg <= 90:
         raise ValueError(f"feather_deg is {feather_deg}; expected 0 to 90 degrees")
-
-
-def smoothstep(value: Tensor) -> Tensor:
-    """0 up to 0, 1 from 1 on, and smooth between."""
-    value = value.clamp(0, 1)
-    return value * value * (3 - 2 * value)
 
 
 def border_angle(known: Tensor, reach: float) -> Tensor:

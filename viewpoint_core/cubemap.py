@@ -14,6 +14,7 @@ from .resample import (
     Grid,
     averages,
     banded_grid,
+    check_erp_width,
     check_image,
     filtering,
     pad_edge,
@@ -133,8 +134,7 @@ def erp_faces_grid(width: int, size: int, filtered: bool) -> Grid:
 def cubemap_to_erp(faces: Tensor, width: int, *, interpolation: str = "bicubic") -> Tensor:
     """Cubemaps (..., 6, C, a, a), faces in the order F, R, B, L, U, D -> ERP images (..., C, width / 2, width)."""
     check_cubemap(faces)
-    if width <= 0 or width % 4:
-        raise ValueError(f"the ERP width is {width}; expected a positive multiple of 4, so that the height is even")
+    check_erp_width(width)
     grid = erp_faces_grid(width, faces.shape[-1], averages(interpolation))
     return sample_faces(faces, grid, interpolation, lambda: None)
 

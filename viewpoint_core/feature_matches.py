@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .pixels import to_uint8
+from .pixels import fit_size, to_uint8
 
 WORKING_SIDE = 640  # pixels along the longer side of a frame that features are sought in
 MAX_FEATURES = 1000
@@ -57,8 +57,7 @@ def opencv() -> Any:
 
 def working_size(height: int, width: int) -> tuple[int, int]:
     """Height and width of a frame at which features are sought: never larger than it is."""
-    scale = min(1.0, WORKING_SIDE / max(height, width))
-    return max(1, round(height * scale)), max(1, round(width * scale))
+    return fit_size(width, height, WORKING_SIDE)[::-1]
 
 
 def working_picture(frame: Tensor) -> Tensor:

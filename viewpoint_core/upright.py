@@ -17,6 +17,7 @@ from .cubemap import FACE_YAW_PITCH, FACES, stacked_directions
 from .kept import Kept
 from .map_layout import check_map, unit_pixels
 from .resample import Grid, banded_grid, check_erp_width, filtering, row_bands, sample
+from .smoothstep import smoothstep
 from .sphere import erp_directions
 from .viewpoint_map import MapLookup, banded_lookup, map_filtering, sample_map
 
@@ -85,8 +86,7 @@ def chart_weights(direction: Tensor) -> Tensor:
     for ahead, beside, above in ((z, x, y), (x, z, y), (-z, x, y), (-x, z, y), (-y, x, z), (y, x, z)):
         weight = torch.ones_like(x)
         for aside in (beside, above):
-            t = ((last - torch.atan2(aside.abs(), ahead)) / (last - first)).clamp(0, 1)
-            weight = weight * t * t * (3 - 2 * t)
+            weight = weight * smoothstep((last - torch.atan2(aside.abs(), ahead)) / (last - first))
         weights.append(weight)
     total = torch.stack(weights)
     return total / total.sum(0)

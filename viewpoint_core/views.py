@@ -13,6 +13,7 @@ from .camera_path import CameraPath, check_path_fits, still_path
 from .kept import Kept
 from .map_layout import check_map_size, map_directions, unit_pixels
 from .resample import (
+    GREY,
     Grid,
     averages,
     banded_grid,
@@ -25,7 +26,6 @@ from .resample import (
 )
 from .sphere import direction_to_erp
 
-GREY = 0.5
 MAX_SAMPLES = 6144  # along a map's side: wide lenses on large maps would otherwise need tens of GB
 
 

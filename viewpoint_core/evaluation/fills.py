@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ..camera import direction_to_view
-from ..resample import Grid, check_erp, sample
-from ..sphere import direction_to_erp, direction_to_lonlat, erp_area, erp_directions, lonlat_to_direction
+from ..resample import check_erp, sample_erp
+from ..sphere import direction_to_lonlat, erp_area, erp_directions, lonlat_to_direction
 
 MEAN, STRETCHED, MIRRORED = "mean colour", "stretched view", "mirrored view"
 HALF_VIEW = math.pi / 4
@@ -31,8 +31,7 @@ def folded(angle: Tensor) -> Tensor:
 
 def filled(erp: Tensor, direction: Tensor) -> Tensor:
     """ERP images (..., C, H, 2H) that show everywhere what they show in the given directions (H, 2H, 3)."""
-    x, y = direction_to_erp(direction, *erp.shape[-2:])
-    return sample(erp, Grid(x.float(), y.float()), interpolation="bilinear", border="erp")
+    return sample_erp(erp, direction, interpolation="bilinear")
 
 
 def fills(erp: Tensor) -> dict[str, Tensor]:

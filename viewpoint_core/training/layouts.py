@@ -12,7 +12,7 @@ from torch import Tensor
 from ..cubemap import FACES, cubemap_to_erp, face_directions
 from ..kept import Kept
 from ..map_layout import check_map_size, map_directions
-from ..resample import Grid, banded_grid, filtering, rows_within, sample
+from ..resample import Grid, banded_grid, filtering, rows_within, sample, sample_erp
 from ..sphere import EVERY, direction_to_erp, erp_directions
 from ..viewpoint_map import erp_to_viewpoint, viewpoint_to_erp
 
@@ -95,6 +95,4 @@ def to_erp(picture: Tensor, layout: str, width: int) -> Tensor:
         return viewpoint_to_erp(picture, width)
     if layout == CUBEMAP:
         return cubemap_to_erp(picture_to_faces(picture), width)
-    directions = erp_directions(width // 2, width)
-    x, y = direction_to_erp(directions, *picture.shape[-2:])
-    return sample(picture, Grid(x.float(), y.float()), border="erp")
+    return sample_erp(picture, erp_directions(width // 2, width))

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...map_layout import check_map_size, map_directions, unit_pixels
+from ...resample import check_erp_width
 from ...sphere import erp_directions
-from ..data.manifest import Item, size_problem, write_manifest
+from ..data.manifest import Item, write_manifest
 from ..data.video_file import write_image, write_video
 from .render import render_directions
 from .scene import Scene
@@ -53,13 +54,6 @@ def check_clip(frames: int, fps: float, factor: int) -> None:
         raise ValueError(
             f"frames is {frames}, fps {fps} and factor {factor}; expected frames and factor from 1, and fps above 0"
         )
-
-
-def check_erp_width(width: int) -> None:
-    """Raise ValueError unless an ERP image may be this wide."""
-    reason = size_problem(width, width // 2)
-    if width < 4 or reason:
-        raise ValueError(f"the ERP width is {width}; expected a positive multiple of 4, so that the height is even")
 
 
 def render_frames(
