@@ -482,7 +482,7 @@ def test_a_view_is_drawn_near_it_as_on_the_whole_map(size: tuple[int, int], inte
     view, camera = random_image(2, 3, *size), {"yaw_deg": 10.0, "pitch_deg": 20.0, "roll_deg": 30.0, "fov_deg": 80.0}
     factor, reduction = views.view_filtering(unit_pixels(96), 96, *size, camera["fov_deg"])
     grid, seen = views.locate_on_view(map_directions(96, factor), *size, factor, reduction, **camera)
-    wanted, cover = views.draw_view(view, grid, seen, 96, camera["fov_deg"], interpolation, 0.25)
+    wanted, cover = views.sample_view(view, grid, seen, 96, camera["fov_deg"], interpolation, 0.25)
     placed, mask = place_view(view, 96, **camera, interpolation=interpolation, fill=0.25)
     assert torch.equal(placed, wanted)
     assert torch.equal(mask, cover)

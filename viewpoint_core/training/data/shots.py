@@ -34,7 +34,7 @@ class Sight(NamedTuple):
     structure: Tensor
 
 
-def colours_of(picture: Tensor) -> Tensor:
+def colour_shares(picture: Tensor) -> Tensor:
     """The parts of the sphere that a picture uint8 (3, h, w) shows in each channel's bins, (3, BINS); each sums to 1.
 
     A value between two bins counts for both, so that a slow change stays slow.
@@ -55,7 +55,7 @@ def sight_of(time: float, picture: Tensor) -> Sight:
     grey = small.float().mean(0)
     reach = min(REACH, grey.shape[-1])
     around = avg_pool2d(pad(grey[None], (reach, reach), mode="circular"), (1, 2 * reach + 1), 1)[0]
-    return Sight(time, colours_of(small), grey - around)
+    return Sight(time, colour_shares(small), grey - around)
 
 
 def change(one: Sight, other: Sight) -> float:
