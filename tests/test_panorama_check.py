@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tests.synthetic_pictures import render_erp
 from tests.two_to_one import (
     PANORAMAS,
     dual_fisheye,
@@ -20,7 +21,7 @@ from tests.two_to_one import (
     vr180,
 )
 from viewpoint_core.training.data.panorama_check import LONGEST_SIDE, panorama_problem, seam_of, shrink
-from viewpoint_core.training.synthetic.clips import draw_scene, render_erp
+from viewpoint_core.training.synthetic.clips import draw_scene
 
 NAMES = [file.stem for file in PANORAMAS]
 

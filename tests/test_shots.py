@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from tests.analytic import pixel_solid_angle
+from tests.synthetic_pictures import render_erp
 from tests.two_to_one import PANORAMAS, panorama, turned
 from viewpoint_core.training.data.shots import WINDOW, Shots, change, sight_of
-from viewpoint_core.training.synthetic.clips import draw_scene, render_erp
+from viewpoint_core.training.synthetic.clips import draw_scene
 
 NAMES = [file.stem for file in PANORAMAS]
 SHOT = 20

@@ -16,6 +16,7 @@ from scripts.demo import EXAMPLES, demo_workflow
 from scripts.host import provide_host
 from scripts.train_tiny import DIT_FILE, HELDOUT_SEEDS, MAP_SIZE, VAE_FILE
 from scripts.workflow_edit import nodes_of, with_inputs
+from tests.synthetic_pictures import render_erp
 from viewpoint_core.checkpoint import read_checkpoint, schedule_from_metadata
 from viewpoint_core.evaluation.fills import fills
 from viewpoint_core.evaluation.scores import REST, VIEW, panorama_scores, weighted_psnr
@@ -26,7 +27,7 @@ from viewpoint_core.training.config import TrainingConfig
 from viewpoint_core.training.data.clips import map_to_video
 from viewpoint_core.training.layouts import VIEWPOINT, to_erp
 from viewpoint_core.training.precision import fast_autocast
-from viewpoint_core.training.synthetic.clips import draw_scene, render_erp
+from viewpoint_core.training.synthetic.clips import draw_scene
 from viewpoint_core.training.wan import prepare_transformer
 from viewpoint_core.training.wan_vae import encode_video, load_vae
 from viewpoint_core.training.watch import sample_map

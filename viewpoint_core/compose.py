@@ -69,14 +69,13 @@ def compose_maps(
     upper_mask: Tensor,
     *,
     feather_deg: float = 4,
-    fill: float = GREY,
     on_frame: Callable[[], None] = lambda: None,
 ) -> tuple[Tensor, Tensor]:
     """Lay maps (T, C, S, S) over others, masks (T, S, S) in [0, 1], 1 where known -> maps and masks.
 
     Where only one is known, it stands alone. Where both are, the upper one covers the lower one and fades toward its
     own border over `feather_deg` degrees, and the lower one toward its own, so that neither border is seen. Known is
-    what either knows; elsewhere the map is `fill`. `on_frame` is called once a frame.
+    what either knows; elsewhere the map is grey. `on_frame` is called once a frame.
     Raises ValueError for maps that differ in frames or size.
     """
     check_feather(feather_deg)
@@ -98,6 +97,6 @@ def compose_maps(
         # a soft mask weighs nothing by nothing where both are almost unknown: the share, not the sum, is what counts
         share = torch.where(total > 0, over[frame] / total.clamp(min=1e-12), 0.0)
         blend = lower[frame] + (upper[frame] - lower[frame]) * share
-        out[frame] = torch.where(mask[frame] > 0, blend, fill)
+        out[frame] = torch.where(mask[frame] > 0, blend, GREY)
         on_frame()
     return out, mask

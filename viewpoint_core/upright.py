@@ -68,10 +68,10 @@ def chart_lookup(map_size: int, layout: UprightLayout) -> MapLookup:
     )
 
 
-def viewpoint_to_upright(viewpoint: Tensor, layout: UprightLayout, *, interpolation: str = "bicubic") -> Tensor:
+def viewpoint_to_upright(viewpoint: Tensor, layout: UprightLayout) -> Tensor:
     """Maps (..., C, S, S) -> charts (..., 6, C, side, side), overlaps blended, same dtype and device."""
     check_map(viewpoint)
-    charts = sample_map(viewpoint, chart_lookup(viewpoint.shape[-1], layout), interpolation=interpolation)
+    charts = sample_map(viewpoint, chart_lookup(viewpoint.shape[-1], layout))
     return charts.unflatten(-2, (len(FACES), layout.side)).movedim(-3, -4)
 
 
