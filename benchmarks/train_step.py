@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
+from viewpoint_core.checkpoint import TEXT_DIM  # noqa: E402
 from viewpoint_core.conditioning import latent_shape  # noqa: E402
 from viewpoint_core.training.config import TrainingConfig  # noqa: E402
 from viewpoint_core.training.loop import Batch, Grey, batch_losses, draw, make_optimizer  # noqa: E402
@@ -30,7 +31,6 @@ SIZES = {
     "1.3B": {"num_attention_heads": 12, "num_layers": 30, "ffn_dim": 8960},
     "14B": {"num_attention_heads": 40, "num_layers": 40, "ffn_dim": 13824},
 }
-TEXT_DIM = 4096
 
 
 def random_batch(map_size: int, length: int) -> Batch:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..viewpoint_core.camera_estimate import WHEN_UNSURE, estimate_camera
 from ..viewpoint_core.camera_path import (
-    INTERPOLATIONS,
+    KEYFRAME_INTERPOLATIONS,
     CameraPath,
     cut_path,
     hold_path,
@@ -61,7 +61,7 @@ class ViewPointCameraPath(io.ComfyNode):
                 length_input("Frames of the path: as many as the video that it is used with."),
                 io.Combo.Input(
                     "interpolation",
-                    options=list(INTERPOLATIONS),
+                    options=list(KEYFRAME_INTERPOLATIONS),
                     default="smooth",
                     tooltip="smooth: starts and stops gently, never beyond a keyframe. linear: constant speed. Both "
                     "turn the shorter way round and keep the horizon level. slerp: about one axis, over the poles if "

@@ -6,13 +6,13 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..viewpoint_core.conditioning import (
-    GREY,
     check_length,
     fill_unknown,
     latent_shape,
     pack_known,
 )
 from ..viewpoint_core.map_layout import check_map, check_map_size
+from ..viewpoint_core.resample import GREY
 from .convert import image_to_frames, mask_to_frames
 from .host import check_video_vae, empty_latent, latent_to_model, node_schema
 from .inputs import map_size_input

@@ -8,15 +8,15 @@ from typing import Any
 
 import av
 import numpy as np
-import torch
 from av.audio.resampler import AudioResampler
-from av.video.reformatter import ColorRange, Colorspace
 from comfy_api.latest import io, ui
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from ..viewpoint_core.bt709 import bt709_frame, tag_bt709
 from ..viewpoint_core.conditioning import check_finite
+from ..viewpoint_core.pixels import to_uint8
 from ..viewpoint_core.replacing import replacing
 from ..viewpoint_core.resample import check_erp
 from ..viewpoint_core.spherical_metadata import (
@@ -30,8 +30,6 @@ from .host import node_schema, output_path, progress_bar, workflow_metadata
 
 CATEGORY = "ViewPoint/output"
 CODECS = {"h264": ("libx264", "avc1"), "h265": ("libx265", "hvc1")}  # Apple's players take H.265 as hvc1 only
-BT709 = 1  # in primaries, transfer and matrix alike, ITU-T H.273
-LIMITED_RANGE = 1
 MAX_FPS = 240
 FPS_DENOMINATOR = 1001  # broadcast rates are 24000, 30000 and 60000 / 1001, and come from nodes as floats
 AUDIO_LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
@@ -56,8 +54,7 @@ def check_choice(value: str, options: Iterable[str], name: str) -> None:
 
 def frame_bytes(frame: Tensor) -> np.ndarray:
     """A frame (3, H, W) -> uint8 (H, W, 3), rounded; what lies beyond [0, 1] is cut off."""
-    pixels = frame.movedim(0, -1).float().clamp(0, 1).mul(255).round().to(torch.uint8)
-    return np.ascontiguousarray(pixels.cpu().numpy())
+    return np.ascontiguousarray(to_uint8(frame).movedim(0, -1).cpu().numpy())
 
 
 def frame_rate(fps: float) -> Fraction:
@@ -91,8 +88,7 @@ def open_video_stream(container: Any, codec: str, crf: int, width: int, height: 
     stream = container.add_stream(encoder, rate=rate)
     context = stream.codec_context
     context.width, context.height, context.pix_fmt = width, height, "yuv420p"
-    context.color_primaries = context.color_trc = context.colorspace = BT709
-    context.color_range = LIMITED_RANGE
+    tag_bt709(context)
     context.codec_tag = tag
     context.gop_size = max(1, round(rate))  # a key frame every second, so that players seek fast
     context.options = {"crf": str(crf)} | ({"x265-params": "log-level=error"} if codec == "h265" else {})
@@ -105,16 +101,7 @@ def open_video_stream(container: Any, codec: str, crf: int, width: int, height: 
 
 def encode_frame(stream: Any, frame: Tensor) -> list[Any]:
     """Packets after a frame (3, H, W), converted from full-range RGB to limited-range BT.709."""
-    picture = av.VideoFrame.from_ndarray(frame_bytes(frame), format="rgb24")
-    # without both pairs PyAV converts by BT.601, whatever the stream is tagged with
-    converted = picture.reformat(
-        format="yuv420p",
-        src_colorspace=Colorspace.ITU601,
-        dst_colorspace=Colorspace.ITU709,
-        src_color_range=ColorRange.JPEG,
-        dst_color_range=ColorRange.MPEG,
-    )
-    return stream.encode(converted)
+    return stream.encode(bt709_frame(frame_bytes(frame)))
 
 
 class AudioTrack:

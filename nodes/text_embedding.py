@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ..viewpoint_core.checkpoint import TEXT_DIM
 from ..viewpoint_core.conditioning import check_finite
 from ..viewpoint_core.replacing import replacing
 from .host import OUTPUT_MARK, chosen_file, file_change, folder, listed_files, node_schema, output_path
@@ -17,7 +18,6 @@ TENSOR = "text_embedding"
 MARK = "viewpoint.text_embedding"
 SUFFIX = ".safetensors"
 SAVED_IN = "text_embeddings"
-TEXT_DIM = 4096
 ELSEWHERE = (
     f"'ViewPoint: load text embedding' lists the input folder and output/{SAVED_IN}: copy the file into one of them"
 )

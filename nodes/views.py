@@ -4,8 +4,9 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..viewpoint_core.camera_path import CameraPath, still_path
-from ..viewpoint_core.conditioning import GREY, extend_held, extend_unknown, known_whenever_seen
+from ..viewpoint_core.hold import extend_held, extend_unknown, known_whenever_seen
 from ..viewpoint_core.reorient import reorient_erp
+from ..viewpoint_core.resample import GREY
 from ..viewpoint_core.views import place_samples, place_view, render_samples, render_view
 from .camera import CameraPathType, camera_path_input
 from .convert import image_to_frames, own_frames_to_image

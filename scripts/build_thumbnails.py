@@ -19,8 +19,8 @@ from scripts.host import ROOT
 from scripts.make_sample_clip import ASSETS, read_image, to_pixels
 from viewpoint_core.camera import direction_to_view
 from viewpoint_core.cubemap import FACE_YAW_PITCH
-from viewpoint_core.resample import Grid, sample
-from viewpoint_core.sphere import direction_to_erp, erp_directions, pixel_grid
+from viewpoint_core.resample import sample_erp
+from viewpoint_core.sphere import erp_directions, pixel_grid
 from viewpoint_core.viewpoint_map import erp_to_viewpoint
 from viewpoint_core.views import place_view, render_view
 
@@ -62,8 +62,7 @@ def little_planet(erp: Tensor, size: int = SIDE) -> Tensor:
     latitude, longitude = 2 * torch.atan(radius) - math.pi / 2, torch.atan2(x, -y)
     flat = latitude.cos()
     direction = torch.stack([flat * longitude.sin(), -latitude.sin(), flat * longitude.cos()], dim=-1)
-    at_x, at_y = direction_to_erp(direction, *erp.shape[-2:])
-    return sample(erp, Grid(at_x.float(), at_y.float()), border="erp").clamp(0, 1)
+    return sample_erp(erp, direction).clamp(0, 1)
 
 
 def seen_by(height: int, width: int, view: View, aspect: float = 1.0) -> Tensor:

@@ -106,12 +106,6 @@ class ComfyClient:
         """A finished prompt's history entry; None while it waits or runs."""
         return self.get(f"/history/{prompt_id}").get(prompt_id)
 
-    def interrupt(self) -> None:
-        """Cancel the running prompt."""
-        response = self.request("POST", "/interrupt", json={})
-        if not response.ok:
-            raise ComfyError(f"interrupt: {response.status_code} {response.text[:500]}")
-
     def next_event(self, seconds: float) -> tuple[str, dict[str, Any]] | None:
         """The next websocket message as (type, data), a preview as ("preview", {"content": bytes}); None if
         none came."""

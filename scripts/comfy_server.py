@@ -23,13 +23,6 @@ FOLDERS = ("models", "input", "output", "temp", "user", "custom_nodes")
 START_TIMEOUT = 180
 STOP_TIMEOUT = 15
 TAIL_LINES = 40
-PARTIAL_LOADING = """\
-import comfy.model_management
-
-comfy.model_management.is_device_cpu = lambda device: False
-comfy.model_management.vram_state = comfy.model_management.VRAMState.NO_VRAM
-NODE_CLASS_MAPPINGS = {}
-"""
 
 
 class ServerError(ComfyError):
@@ -44,15 +37,6 @@ def make_base_directory(base: Path) -> Path:
     if not link.is_symlink():
         link.symlink_to(ROOT, target_is_directory=True)
     return base.resolve()
-
-
-def force_partial_loading(base: Path) -> None:
-    """Make the next server on this base directory load models in parts, as --novram does, though it runs on the CPU.
-
-    ComfyUI takes only one of --cpu and --novram, so a custom node switches it. On a GPU use the flag --novram instead.
-    """
-    node = base / "custom_nodes" / "force_partial_loading.py"
-    node.write_text(PARTIAL_LOADING, encoding="utf-8")
 
 
 def free_port() -> int:

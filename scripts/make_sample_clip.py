@@ -18,6 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
+from viewpoint_core.pixels import to_uint8  # noqa: E402
+from viewpoint_core.smoothstep import smoothstep  # noqa: E402
 from viewpoint_core.views import render_view  # noqa: E402
 
 ASSETS = ROOT / "workflows" / "assets"
@@ -32,14 +34,14 @@ def read_image(file: Path) -> Tensor:
 
 def to_pixels(image: Tensor) -> np.ndarray:
     """(3, H, W) in [0, 1] to uint8 (H, W, 3)."""
-    return (image.clamp(0, 1) * 255).round().byte().movedim(0, -1).contiguous().numpy()
+    return to_uint8(image).movedim(0, -1).contiguous().numpy()
 
 
 def turning_views(erp: Tensor) -> Iterator[np.ndarray]:
     """Views of a camera that starts and stops softly and turns TURN_DEG to the right around straight ahead."""
     for frame in range(FRAMES):
-        time = frame / (FRAMES - 1)
-        yaw_deg = TURN_DEG * (time * time * (3 - 2 * time) - 0.5)
+        time = torch.tensor(frame / (FRAMES - 1), dtype=torch.float64)
+        yaw_deg = TURN_DEG * (float(smoothstep(time)) - 0.5)
         yield to_pixels(render_view(erp, SIZE, SIZE, yaw_deg=yaw_deg, fov_deg=90))
 
 

@@ -22,11 +22,10 @@ if str(ROOT) not in sys.path:
 from scripts import stock_files  # noqa: E402
 from scripts.stock_files import VIEWPOINT_UNET  # noqa: E402
 from scripts.tiny_upscaler import write_upscaler  # noqa: E402
-from viewpoint_core.checkpoint import inflate_checkpoint  # noqa: E402
+from viewpoint_core.checkpoint import TEXT_DIM, inflate_checkpoint  # noqa: E402
 
 LATENT_CHANNELS = 16
 HEAD_DIM = 128
-TEXT_DIM, TEXT_TOKENS = 4096, 512
 FREQ_DIM = 256
 Shapes = dict[str, tuple[int, ...]]
 
@@ -178,14 +177,6 @@ def write_vae(path: Path, *, width: int = 8, seed: int = 2) -> None:
     """A Wan2.1 VAE checkpoint."""
     weights = tiny_weights(vae_shapes(width), seed)
     save_file(widened(weights, "decoder.head.2.weight", 0.3), path, metadata={"format": "pt"})
-
-
-def write_text_embedding(path: Path, *, tokens: int = 20, seed: int = 3) -> None:
-    """A saved prompt as ViewPointSaveTextEmbedding writes it: `tokens` random rows, then zeros up to 512."""
-    embedding = torch.zeros(1, TEXT_TOKENS, TEXT_DIM)
-    embedding[:, :tokens] = torch.randn(1, tokens, TEXT_DIM, generator=torch.Generator().manual_seed(seed)) * 0.1
-    metadata = {"format": "pt", "viewpoint.text_embedding": "1"}
-    save_file({"text_embedding": embedding.to(torch.float16)}, path, metadata=metadata)
 
 
 def writers(models: Path) -> Iterator[tuple[Path, Callable[[Path], None]]]:

@@ -28,26 +28,3 @@ def with_inputs(workflow: Workflow, values: dict[str, dict[str, Any]]) -> Workfl
         for node in nodes:
             edited[node]["inputs"].update(inputs)
     return edited
-
-
-def with_map_size(workflow: Workflow, map_size: int) -> Workflow:
-    """The workflow with this map size on every node that has one."""
-    edited = copy.deepcopy(workflow)
-    for content in edited.values():
-        if "map_size" in content["inputs"]:
-            content["inputs"]["map_size"] = map_size
-    return edited
-
-
-def with_saved_embeddings(workflow: Workflow, positive_file: str, negative_file: str) -> Workflow:
-    """The workflow with its text encoder replaced by saved embeddings: CLIPTextEncode nodes load a file instead.
-
-    A node that some other node takes as "negative" loads `negative_file`, the others `positive_file`.
-    """
-    edited = copy.deepcopy(workflow)
-    links = [content["inputs"].get("negative") for content in edited.values()]
-    negatives = {link[0] for link in links if isinstance(link, list)}
-    for node in nodes_of(edited, "CLIPTextEncode"):
-        file = negative_file if node in negatives else positive_file
-        edited[node] = {"class_type": "ViewPointLoadTextEmbedding", "inputs": {"file": file}}
-    return {node: content for node, content in edited.items() if content["class_type"] != "CLIPLoader"}

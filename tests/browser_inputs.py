@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from scripts.tiny_models import write_models, write_text_embedding
+from scripts.tiny_models import write_models
+from tests.saved_prompts import write_text_embedding
 from viewpoint_core.sphere import erp_directions
 from viewpoint_core.viewpoint_map import erp_to_viewpoint
 

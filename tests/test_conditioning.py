@@ -10,18 +10,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from viewpoint_core.conditioning import (
-    GREY,
     check_finite,
     check_length,
-    extend_held,
-    extend_unknown,
     fill_unknown,
-    known_whenever_seen,
     latent_frames,
     latent_shape,
     mask_to_latent,
     pack_known,
 )
+from viewpoint_core.hold import extend_held, extend_unknown, known_whenever_seen
+from viewpoint_core.resample import GREY
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 

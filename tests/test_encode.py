@@ -23,7 +23,8 @@ from tests.panorama_files import HEIGHT, WIDTH, cut_short, write_frames, write_i
 from tests.text_encoder import DIM, write_text_encoder
 from viewpoint_core import encode as program
 from viewpoint_core.encode import main, parse_shard
-from viewpoint_core.training.data.cache import CachedClips, read_map, text_key
+from viewpoint_core.training.data import cache as cache_module
+from viewpoint_core.training.data.cache import CachedClips, clip_file, read_made_from, read_map, text_key
 from viewpoint_core.training.data.clips import Sampling, load_map, map_to_video, plan_clips
 from viewpoint_core.training.data.fingerprint import check_fingerprint, read_fingerprint, vae_fingerprint
 from viewpoint_core.training.data.manifest import Item, read_manifest, write_manifest
@@ -215,7 +216,15 @@ def test_the_stored_map_is_the_clips_own_pixel_for_pixel(made: tuple[Studio, Pat
     assert any(spec.mirror for spec in specs)
     assert any(spec.yaw for spec in specs)
     for spec in specs:
-        assert torch.equal(read_map(cache, spec.key), load_map(spec, SIZE))
+        made_from = read_made_from(clip_file(cache, spec.key, "safetensors"))
+        assert torch.equal(read_map(clip_file(cache, spec.key, "mkv"), made_from), load_map(spec, SIZE))
+
+
+def test_a_clips_file_is_opened_for_its_header_once(made: tuple[Studio, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    clips, read_header, opened = CachedClips(made[1]), cache_module.read_header, []
+    monkeypatch.setattr(cache_module, "read_header", lambda file: opened.append(file.parent.name) or read_header(file))
+    clips[0]
+    assert opened.count("clips") == 1
 
 
 def test_texts_are_the_encoders_with_zero_rows_behind(made: tuple[Studio, Path]) -> None:

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.analytic import smooth
-from viewpoint_core.evaluation.fills import MEAN, MIRRORED, STRETCHED, area, fills, view_seen
+from tests.analytic import pixel_solid_angle, smooth
+from viewpoint_core.evaluation.fills import MEAN, MIRRORED, STRETCHED, fills, view_seen
 from viewpoint_core.evaluation.scores import FLOW, REST, VIEW, mean_flow, panorama_scores, weighted_psnr
 from viewpoint_core.evaluation.seams import ARCS, EDGES, LINES, SEAM, all_lines, seam_ratios, seam_steps
-from viewpoint_core.sphere import erp_directions
+from viewpoint_core.sphere import erp_area, erp_directions
 
 WIDTH = 192
 HEIGHT = WIDTH // 2
@@ -63,8 +63,9 @@ def test_a_step_shows_at_its_own_kind_of_line(name: str, brighter: object) -> No
 
 
 def test_the_area_sums_to_one_and_a_face_view_sees_a_sixth() -> None:
-    weight = area(HEIGHT, WIDTH)
+    weight = erp_area(HEIGHT, WIDTH)
     assert float(weight.sum()) == pytest.approx(1)
+    torch.testing.assert_close(weight * 4 * math.pi, pixel_solid_angle(HEIGHT).expand(-1, WIDTH))
     assert float(weight[view_seen(HEIGHT, WIDTH)].sum()) == pytest.approx(1 / 6, abs=0.005)
 
 
@@ -115,8 +116,8 @@ def test_scores_of_the_truth_are_perfect_and_of_a_fill_are_the_fills_own() -> No
 
 def test_the_flow_is_as_long_as_the_picture_moves() -> None:
     frames = torch.cat([noise_erp().roll(2 * frame, -1) for frame in range(3)])
-    assert mean_flow(frames, area(HEIGHT, WIDTH)) == pytest.approx(2, rel=0.25)
-    assert mean_flow(frames[:1].expand(3, -1, -1, -1), area(HEIGHT, WIDTH)) < 0.05
+    assert mean_flow(frames, erp_area(HEIGHT, WIDTH)) == pytest.approx(2, rel=0.25)
+    assert mean_flow(frames[:1].expand(3, -1, -1, -1), erp_area(HEIGHT, WIDTH)) < 0.05
 
 
 def test_a_psnr_counts_pixels_by_weight() -> None:

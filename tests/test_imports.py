@@ -22,9 +22,16 @@ GEOMETRY = {
     "views",
     "cubemap",
     "upright",
+    "smoothstep",
+    "compose",
+    "composite",
+    "partial",
+    "reorient",
+    "preview",
 }
 THIRD_PARTY = {"torch", "einops", "safetensors", "tqdm"}
-FOR_VIDEO = {"av", "numpy"}  # of viewpoint_core.video and hdr alone; ComfyUI brings both
+FOR_VIDEO = {"av", "numpy"}  # of these modules of the core alone; ComfyUI brings both
+VIDEO_MODULES = {"video", "hdr", "bt709"}
 WHEN_NEEDED = {"cv2", "scipy"}  # imported by the functions that use them
 HALVES_THAT_ARE_NO_PIXEL = {
     "sphere.direction_to_erp",  # half a turn, and half the way from pole to pole
@@ -188,7 +195,7 @@ def test_geometry_needs_geometry_and_torch_alone(module: str) -> None:
     assert own <= {f"viewpoint_core.{name}" for name in GEOMETRY}
     files = [file for file in CORE_FILES if name_of(file) in own]
     names = {top(name) for file in files for name, _ in imported(file.read_text(), file)}
-    assert names - sys.stdlib_module_names - {"viewpoint_core"} == {"torch"}
+    assert names - sys.stdlib_module_names - WHEN_NEEDED - {"viewpoint_core"} == {"torch"}
 
 
 def test_what_the_nodes_need_is_light() -> None:
@@ -197,7 +204,7 @@ def test_what_the_nodes_need_is_light() -> None:
     assert [name for name in own if name.startswith("viewpoint_core.training")] == []
     for file in (file for file in CORE_FILES if name_of(file) in own):
         third = {top(name) for name, _ in imported(file.read_text(), file)} - sys.stdlib_module_names
-        allowed = THIRD_PARTY | WHEN_NEEDED | (FOR_VIDEO if file.stem in {"video", "hdr"} else set())
+        allowed = THIRD_PARTY | WHEN_NEEDED | (FOR_VIDEO if file.stem in VIDEO_MODULES else set())
         assert third <= allowed | {"viewpoint_core"}, file
 
 
@@ -212,7 +219,7 @@ def test_modules_of_the_core_import_each_other_without_a_circle() -> None:
 
 def test_importing_the_core_brings_no_host_and_nothing_heavy() -> None:
     never = HOST | WHEN_NEEDED | {"diffusers", "transformers", "peft", "av"}
-    light = used_by_nodes() - {"viewpoint_core.video"}
+    light = used_by_nodes() - {"viewpoint_core.video", "viewpoint_core.bt709"}
     modules = sorted(light | {"viewpoint_core.inflate", *(f"viewpoint_core.{name}" for name in GEOMETRY)})
     code = f"""
 import sys

@@ -5,8 +5,10 @@ import torch
 from torch import Tensor
 
 from tests.analytic import smooth
+from viewpoint_core import resample
+from viewpoint_core.cubemap import FACES, face_directions
 from viewpoint_core.sphere import erp_directions
-from viewpoint_core.training import known_view
+from viewpoint_core.training import known_view, layouts
 from viewpoint_core.training.config import TrainingConfig, check_values
 from viewpoint_core.training.layouts import (
     CUBEMAP,
@@ -52,6 +54,24 @@ def test_a_fine_panorama_is_filtered(layout: str) -> None:
     picture = from_erp((board % 2).float()[None, None], layout, 64)
     middle = picture[..., 8:24, :]  # near an ERP's poles a pixel of the board is wide across
     assert (middle - 0.5).abs().mean() < 0.06
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_bands_change_nothing(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    erp = smooth_erp(512)
+    whole = from_erp(erp, layout, 64)
+    directions = layout_directions(layout, 64)
+    bands = [layouts.build_layout_directions(layout, 64, 1, slice(top, top + 5)) for top in range(0, 96, 5)]
+    assert torch.equal(torch.cat(bands), directions)
+    layouts.erp_source_grid.clear()
+    monkeypatch.setattr(resample, "BAND_PIXELS", 300)
+    assert torch.equal(from_erp(erp, layout, 64), whole)
+
+
+def test_a_cubemaps_directions_are_those_of_its_faces() -> None:
+    faces = torch.stack([face_directions(face, 32) for face in FACES])
+    picture = faces_to_picture(faces.movedim(-1, 1)).movedim(0, -1)
+    assert torch.equal(layout_directions(CUBEMAP, 64), picture)
 
 
 def test_faces_lie_side_by_side_and_come_back() -> None:

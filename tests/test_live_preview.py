@@ -14,8 +14,10 @@ from torch import Tensor
 from scripts.comfy_client import Workflow
 from scripts.comfy_server import ComfyServer, make_base_directory
 from scripts.host import provide_host
-from scripts.tiny_models import write_models, write_text_embedding
-from scripts.workflow_edit import nodes_of, read_workflow, with_inputs, with_map_size, with_saved_embeddings
+from scripts.tiny_models import write_models
+from scripts.workflow_edit import nodes_of, read_workflow, with_inputs
+from tests.saved_prompts import write_text_embedding
+from tests.workflow_runs import with_map_size, with_saved_embeddings
 from viewpoint_core.preview import preview_panorama, resize_subregions
 from viewpoint_core.viewpoint_map import erp_to_viewpoint, viewpoint_to_erp
 

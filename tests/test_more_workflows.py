@@ -14,10 +14,11 @@ from scripts.comfy_client import PromptRefused
 from scripts.comfy_server import ComfyServer, make_base_directory
 from scripts.host import provide_host
 from scripts.make_sample_clip import read_image, to_pixels
-from scripts.tiny_models import write_models, write_text_embedding
-from scripts.workflow_edit import nodes_of, read_workflow, with_map_size
+from scripts.tiny_models import write_models
+from scripts.workflow_edit import nodes_of, read_workflow
 from tests.phone_clips import write_pictures
-from tests.workflow_runs import API, ASSETS, ERP_WIDTH, MAP, Workflow, add, read_video, set_on, small
+from tests.saved_prompts import write_text_embedding
+from tests.workflow_runs import API, ASSETS, ERP_WIDTH, MAP, Workflow, add, read_video, set_on, small, with_map_size
 from viewpoint_core.camera_path import CameraPath, parse_keyframes, path_from_keyframes
 from viewpoint_core.spherical_metadata import add_spherical_metadata
 from viewpoint_core.views import render_view

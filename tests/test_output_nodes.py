@@ -18,6 +18,7 @@ from PIL import Image
 from scripts.comfy_client import PromptFailed, PromptInterrupted, PromptRefused, Workflow
 from scripts.comfy_server import ComfyServer, make_base_directory
 from scripts.host import provide_host
+from tests.workflow_runs import interrupt
 
 pytestmark = pytest.mark.host
 needs_ffprobe = pytest.mark.skipif(not shutil.which("ffprobe"), reason="ffprobe is not installed (package ffmpeg)")
@@ -333,7 +334,7 @@ def test_a_cancelled_save_leaves_no_file(server: ComfyServer) -> None:
 
     def cancel(kind: str, data: dict[str, Any]) -> None:
         if kind == "progress" and 2 <= data["value"] < data["max"] and data["node"] == "save":
-            server.client.interrupt()
+            interrupt(server.client)
 
     with pytest.raises(PromptInterrupted):
         server.client.run(workflow, cancel)

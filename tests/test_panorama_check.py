@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tests.synthetic_pictures import render_erp
 from tests.two_to_one import (
     PANORAMAS,
     dual_fisheye,
@@ -20,7 +21,7 @@ from tests.two_to_one import (
     vr180,
 )
 from viewpoint_core.training.data.panorama_check import LONGEST_SIDE, panorama_problem, seam_of, shrink
-from viewpoint_core.training.synthetic.clips import draw_scene, render_erp
+from viewpoint_core.training.synthetic.clips import draw_scene
 
 NAMES = [file.stem for file in PANORAMAS]
 
@@ -116,3 +117,8 @@ def test_any_size_is_shrunk_and_judged(height: int, width: int) -> None:
     assert small.shape[-1] == min(width, LONGEST_SIDE)
     assert (small == 200).all()
     assert panorama_problem([small]) is None
+
+
+def test_a_picture_is_shrunk_to_its_rounded_means() -> None:
+    picture = torch.tensor([[10, 11, 10, 10], [11, 11, 10, 11]], dtype=torch.uint8).expand(3, 2, 4)
+    assert shrink(picture, 2).tolist() == [[[11, 10]]] * 3

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from viewpoint_core.training import patch_codes
 from viewpoint_core.training.data.clips import map_to_video
 from viewpoint_core.training.patch_codes import PatchCodes, fit_codes, patches, read_codes, write_codes
 
@@ -24,6 +25,14 @@ def clips(count: int = 6, size: int = 64) -> list[Tensor]:
 @pytest.fixture(scope="module")
 def codes() -> PatchCodes:
     return fit_codes(clips())
+
+
+@pytest.mark.parametrize("count", [63, 64, 65, 127, 128])
+def test_codes_are_of_64_clips_at_most(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(patch_codes, "map_to_video", lambda pixels: seen.append(0) or map_to_video(pixels))
+    fit_codes([clip.expand(-1, -1, 16, 16) for clip in torch.rand(count, 3, 5, 1, 1).mul(255).byte()])
+    assert len(seen) == 2 * min(64, count)  # each clip's first frame, and its later ones
 
 
 def test_codes_have_mean_0_and_variance_1_and_no_correlation(codes: PatchCodes) -> None:

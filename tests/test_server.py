@@ -14,13 +14,33 @@ import torch
 from safetensors.torch import load_file
 
 from scripts.comfy_client import PromptFailed, PromptInterrupted, PromptRefused
-from scripts.comfy_server import ComfyServer, force_partial_loading, make_base_directory
+from scripts.comfy_server import ComfyServer, make_base_directory
 from scripts.host import provide_host
-from scripts.tiny_models import write_models, write_text_embedding
+from scripts.tiny_models import write_models
 from scripts.workflow_edit import nodes_of, read_workflow, with_inputs
-from tests.workflow_runs import API, ASSETS, ERP_WIDTH, MAP, Workflow, add, only_output, read_video, set_on, small
+from tests.saved_prompts import write_text_embedding
+from tests.workflow_runs import (
+    API,
+    ASSETS,
+    ERP_WIDTH,
+    MAP,
+    Workflow,
+    add,
+    interrupt,
+    only_output,
+    read_video,
+    set_on,
+    small,
+)
 
 pytestmark = pytest.mark.host
+PARTIAL_LOADING = """\
+import comfy.model_management
+
+comfy.model_management.is_device_cpu = lambda device: False
+comfy.model_management.vram_state = comfy.model_management.VRAMState.NO_VRAM
+NODE_CLASS_MAPPINGS = {}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +248,7 @@ def test_cancelled_run_leaves_the_server_able_to_run_again(server: ComfyServer) 
 
     def cancel(kind: str, data: dict[str, Any]) -> None:
         if kind == "progress" and 2 <= data["value"] < data["max"]:
-            server.client.interrupt()
+            interrupt(server.client)
 
     with pytest.raises(PromptInterrupted):
         server.client.run(workflow, cancel)
@@ -274,6 +294,15 @@ def test_host_samplers_on_the_patched_model_give_what_the_sampler_node_gives(ser
     expected = panorama_frames(server, small("text_to_360", **settings))
     for change in (with_ksampler, with_custom_sampler):
         np.testing.assert_array_equal(panorama_frames(server, change(small("text_to_360", **settings))), expected)
+
+
+def force_partial_loading(base: Path) -> None:
+    """Make the next server on this base directory load models in parts, as --novram does, though it runs on the CPU.
+
+    ComfyUI takes only one of --cpu and --novram, so a custom node switches it. On a GPU use the flag --novram instead.
+    """
+    node = base / "custom_nodes" / "force_partial_loading.py"
+    node.write_text(PARTIAL_LOADING, encoding="utf-8")
 
 
 def test_low_vram_loading_gives_the_same_panorama(server: ComfyServer, tmp_path: Path) -> None:

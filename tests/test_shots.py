@@ -1,12 +1,16 @@
 """Hard cuts are found to the picture; turns, walks, flashes and lamps are none."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 
+from tests.analytic import pixel_solid_angle
+from tests.synthetic_pictures import render_erp
 from tests.two_to_one import PANORAMAS, panorama, turned
 from viewpoint_core.training.data.shots import WINDOW, Shots, change, sight_of
-from viewpoint_core.training.synthetic.clips import draw_scene, render_erp
+from viewpoint_core.training.synthetic.clips import draw_scene
 
 NAMES = [file.stem for file in PANORAMAS]
 SHOT = 20
@@ -90,6 +94,13 @@ def test_colours_do_not_depend_on_where_the_camera_looks() -> None:
     one, other = (sight_of(0, picture) for picture in pictures)
     assert change(one, other) < 0.02
     assert change(one, sight_of(0, (panorama("forest") * 255).byte())) > 0.2
+
+
+def test_a_row_of_a_panorama_counts_by_the_part_of_the_sphere_that_it_shows() -> None:
+    picture = torch.zeros(3, 32, 64, dtype=torch.uint8)
+    picture[:, 0] = 255
+    share = float(pixel_solid_angle(32)[0] * 64) / (4 * math.pi)
+    torch.testing.assert_close(sight_of(0, picture).colours[:, -1], torch.full((3,), share))
 
 
 def test_few_pictures_are_held() -> None:

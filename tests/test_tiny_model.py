@@ -16,16 +16,18 @@ from scripts.demo import EXAMPLES, demo_workflow
 from scripts.host import provide_host
 from scripts.train_tiny import DIT_FILE, HELDOUT_SEEDS, MAP_SIZE, VAE_FILE
 from scripts.workflow_edit import nodes_of, with_inputs
+from tests.synthetic_pictures import render_erp
 from viewpoint_core.checkpoint import read_checkpoint, schedule_from_metadata
-from viewpoint_core.evaluation.fills import area, fills
+from viewpoint_core.evaluation.fills import fills
 from viewpoint_core.evaluation.scores import REST, VIEW, panorama_scores, weighted_psnr
 from viewpoint_core.evaluation.seams import SEAM, seam_ratios, seam_steps
+from viewpoint_core.sphere import erp_area
 from viewpoint_core.training import watch
 from viewpoint_core.training.config import TrainingConfig
 from viewpoint_core.training.data.clips import map_to_video
 from viewpoint_core.training.layouts import VIEWPOINT, to_erp
 from viewpoint_core.training.precision import fast_autocast
-from viewpoint_core.training.synthetic.clips import draw_scene, render_erp
+from viewpoint_core.training.synthetic.clips import draw_scene
 from viewpoint_core.training.wan import prepare_transformer
 from viewpoint_core.training.wan_vae import encode_video, load_vae
 from viewpoint_core.training.watch import sample_map
@@ -183,7 +185,7 @@ def test_the_host_makes_what_the_trainers_sampling_makes_of_the_same_noise(
     monkeypatch.setattr(watch, "generator_for", lambda *_: torch.Generator().manual_seed(0))  # the host's noise
     wanted = made_by_the_trainers_sampling(true, 0)
     scores = {"made": panorama_scores(made, true), "wanted": panorama_scores(wanted, true)}
-    alike = weighted_psnr(made, wanted, area(*true.shape[-2:]))
+    alike = weighted_psnr(made, wanted, erp_area(*true.shape[-2:]))
     assert alike > 35, json.dumps(scores)
     for name in (VIEW, REST):
         assert scores["made"][name] == pytest.approx(scores["wanted"][name], abs=0.5)

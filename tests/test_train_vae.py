@@ -232,3 +232,12 @@ def test_options_that_cannot_be_are_refused_before_anything_is_read(
         assert reason in capsys.readouterr().err
     write_manifest([], tmp_path / "manifest.jsonl")
     assert train_vae.main(flags(tmp_path, "out")) == 2
+
+
+@pytest.mark.parametrize(("option", "value"), [("fps", 0), ("fps", -1), ("still-steps", -1), ("code-steps", -1)])
+def test_numbers_that_cannot_be_are_refused_before_anything_is_read(
+    option: str, value: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = ["--manifest", str(tmp_path / "none.jsonl"), "--output", str(tmp_path)]
+    assert train_vae.main([*missing, f"--{option}", str(value)]) == 2
+    assert f"--{option}" in capsys.readouterr().err

@@ -18,6 +18,7 @@ from scripts.host import provide_host
 from scripts.tiny_upscaler import write_upscaler
 from tests.analytic import smooth
 from tests.host_process import check_names, outcomes
+from tests.workflow_runs import interrupt
 from viewpoint_core.camera import direction_to_view
 from viewpoint_core.sphere import erp_directions
 from viewpoint_core.video import to_rgb
@@ -144,7 +145,7 @@ def test_the_sharp_clip_lies_over_the_upscaled_video_where_it_was_placed(server:
 def test_a_cancelled_upscale_leaves_no_file(server: ComfyServer) -> None:
     def cancel(kind: str, data: dict[str, Any]) -> None:
         if kind == "progress" and data["node"] == "up" and 9 <= data["value"] < 20:
-            server.client.interrupt()
+            interrupt(server.client)
 
     with pytest.raises(PromptInterrupted):
         server.client.run(video(4, frames=200, filename_prefix="cancelled/a"), cancel)

@@ -10,11 +10,18 @@ from tests import reference
 from tests.analytic import pixel_solid_angle, smooth
 from viewpoint_core import cubemap, resample, views
 from viewpoint_core.camera import check_fov, direction_to_view, focal_length, view_directions
-from viewpoint_core.cubemap import FACES, cubemap_to_erp, cubemap_to_viewpoint, face_directions, viewpoint_to_cubemap
+from viewpoint_core.cubemap import (
+    FACE_YAW_PITCH,
+    FACES,
+    cubemap_to_erp,
+    cubemap_to_viewpoint,
+    face_directions,
+    viewpoint_to_cubemap,
+)
 from viewpoint_core.kept import KEPT_RESULTS
 from viewpoint_core.map_layout import SUBREGIONS, map_directions, unit_pixels
 from viewpoint_core.partial import partial_erp_to_viewpoint
-from viewpoint_core.sphere import erp_directions, rotate_yaw
+from viewpoint_core.sphere import erp_directions, pixel_grid, rotate_yaw
 from viewpoint_core.viewpoint_map import erp_to_viewpoint, viewpoint_to_erp
 from viewpoint_core.views import place_view, render_view
 
@@ -316,6 +323,49 @@ def test_every_face_lands_on_its_own_place() -> None:
         assert bool((viewpoint[lead < -0.05] == 0).all()), face
 
 
+@pytest.mark.parametrize("size", [1, 3, 64, 737, 4096])
+@pytest.mark.parametrize("face", FACES)
+def test_a_faces_pixels_lie_on_their_own_places_in_the_stack(face: str, size: int) -> None:
+    for rows in (slice(0, 2), slice(size // 2, size // 2 + 1), slice(max(0, size - 2), size)):
+        found = cubemap.direction_to_faces(face_directions(face, size, rows), size, 3)
+        x, y = pixel_grid(size, size, rows)
+        wanted = x + 3, y + 3 + FACES.index(face) * (size + 6)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [1, 64, 8192])
+@pytest.mark.parametrize("directions", [map_directions(32), map_directions(736), erp_directions(64, 128)])
+def test_every_direction_lies_on_the_face_that_it_is_nearest_to(directions: Tensor, size: int) -> None:
+    nearest = (directions @ cubemap.FACE_AHEAD.T).argmax(-1)
+    for index, angles in enumerate(FACE_YAW_PITCH.values()):
+        camera = dict(zip(("yaw_deg", "pitch_deg"), angles, strict=True))
+        seen = direction_to_view(directions[nearest == index], size, size, **camera, fov_deg=90)[2]
+        assert bool(seen.all())
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "nearest"])
+@pytest.mark.parametrize("size", [12, 40])
+def test_faces_looked_up_together_are_those_looked_up_one_by_one(
+    size: int, interpolation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewpoint = random_image(2, 3, 64, 64)
+
+    def make(pixels: int) -> Tensor:
+        monkeypatch.setattr(cubemap, "LOOKUP_PIXELS", pixels)
+        return viewpoint_to_cubemap(viewpoint, size, interpolation=interpolation)
+
+    together = make(1 << 22)
+    assert cubemap.to_cubemap_samples(64, size) % 6 == 0
+    for pixels in (1, 2 * size**2, 3 * size**2, 4 * size**2):
+        assert torch.equal(make(pixels), together)
+
+
+def test_on_face_is_called_once_a_face_of_each_map() -> None:
+    calls: list[None] = []
+    viewpoint_to_cubemap(random_image(2, 1, 64, 64), 8, on_face=lambda: calls.append(None))
+    assert len(calls) == 12
+
+
 def test_a_constant_cubemap_stays_constant() -> None:
     for size in (16, 200):
         viewpoint = cubemap_to_viewpoint(torch.full((6, 1, size, size), 0.3), 64)
@@ -410,7 +460,7 @@ def test_bands_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         cubemap.faces_grid,
         cubemap.face_margin_grid,
         cubemap.erp_faces_grid,
-        cubemap.face_lookup,
+        cubemap.faces_lookup,
     )
 
     def make() -> list[Tensor]:
@@ -432,7 +482,7 @@ def test_a_view_is_drawn_near_it_as_on_the_whole_map(size: tuple[int, int], inte
     view, camera = random_image(2, 3, *size), {"yaw_deg": 10.0, "pitch_deg": 20.0, "roll_deg": 30.0, "fov_deg": 80.0}
     factor, reduction = views.view_filtering(unit_pixels(96), 96, *size, camera["fov_deg"])
     grid, seen = views.locate_on_view(map_directions(96, factor), *size, factor, reduction, **camera)
-    wanted, cover = views.draw_view(view, grid, seen, 96, camera["fov_deg"], interpolation, 0.25)
+    wanted, cover = views.sample_view(view, grid, seen, 96, camera["fov_deg"], interpolation, 0.25)
     placed, mask = place_view(view, 96, **camera, interpolation=interpolation, fill=0.25)
     assert torch.equal(placed, wanted)
     assert torch.equal(mask, cover)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from viewpoint_core.training.watch import loss_clips, sample_clips, spread
+from viewpoint_core.training.spread import spread
+from viewpoint_core.training.watch import loss_clips, sample_clips
 
 IMAGES, CLIPS, SHORT = (1, 32, 32), (13, 32, 32), (3, 32, 32)
 

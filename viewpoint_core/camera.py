@@ -58,7 +58,8 @@ def direction_to_view(
     roll_deg: float = 0,
     fov_deg: float = 90,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Directions (..., 3) to view positions x, y in pixels and a bool tensor, True where the view sees them."""
+    """Directions (..., 3) to view positions x, y in pixels and a bool tensor, True where the view sees them; where it
+    does not, the position is the view's centre. What lies up to a millionth of a pixel beside the view is seen."""
     focal = focal_length(width, fov_deg)
     ray = direction @ view_rotation(yaw_deg, pitch_deg, roll_deg)
     depth = ray[..., 2]
@@ -66,7 +67,5 @@ def direction_to_view(
     x = ray[..., 0] / safe * focal + width / 2
     y = ray[..., 1] / safe * focal + height / 2
     beside = torch.maximum((x - width / 2).abs() - width / 2, (y - height / 2).abs() - height / 2)
-    seen = (depth > 1e-9) & (
-        beside <= 1e-6
-    )  # map pixels lie exactly on a face view's edge, so rounding must not choose
+    seen = (depth > 1e-9) & (beside <= 1e-6)  # map pixels lie on a face view's very edge: rounding must not choose
     return torch.where(seen, x, width / 2), torch.where(seen, y, height / 2), seen

@@ -214,7 +214,7 @@ def summarise(
     """The estimate, or ValueError where it must not stand."""
     cameras = fit.cameras
     matched, agreeing = tally(clip, cameras, reached)
-    confidence = confidences(clip, cameras, reached, matched, agreeing)
+    confidence = confidences(clip, cameras, reached)
     unsure = {frame: reason(clip, frame, reached) for frame in range(len(clip)) if confidence[frame] < MIN_CONFIDENCE}
     if unsure and when_unsure == "stop":
         raise ValueError(
@@ -251,16 +251,18 @@ def tally(clip: Clip, cameras: Cameras, reached: Tensor) -> tuple[Tensor, Tensor
     return matched, agreeing
 
 
-def confidences(clip: Clip, cameras: Cameras, reached: Tensor, matched: Tensor, agreeing: Tensor) -> Tensor:
+def confidences(clip: Clip, cameras: Cameras, reached: Tensor) -> Tensor:
     """In [0, 1] (T,): the share of matches that agree, less where they are few or huddle in a part of the picture."""
     confidence = torch.zeros(len(clip), dtype=torch.float64)
     for frame in reached.nonzero()[:, 0].tolist():
         pairs = [pair for pair in clip.partners(frame) if reached[pair.j]]
-        points = torch.cat([pair.at_i[agreement(pair, cameras)] for pair in pairs]) if pairs else torch.empty(0, 2)
+        agrees = [agreement(pair, cameras) for pair in pairs]
+        points = [pair.at_i[chosen] for pair, chosen in zip(pairs, agrees, strict=True)]
+        points = torch.cat(points) if points else torch.empty(0, 2)
         if len(points) < MIN_AGREEING:
             continue
-        best = max(int(agreement(pair, cameras).sum()) for pair in pairs)
-        share = max(float(agreement(pair, cameras).double().mean()) for pair in pairs if len(pair) >= MIN_AGREEING)
+        best = max(int(chosen.sum()) for chosen in agrees)
+        share = max(float(chosen.double().mean()) for chosen in agrees if len(chosen) >= MIN_AGREEING)
         spread = float(torch.linalg.eigvalsh(points.T.cov())[0].clamp(min=0).sqrt()) / min(clip.size)
         confidence[frame] = min(1, share / 0.7) * min(1, best / 50) * min(1, spread / 0.1)
     return confidence

@@ -10,7 +10,7 @@ from torch import Tensor
 from .camera import check_fov, view_rotation
 from .rotation import rotation_from_vector, rotation_vector
 
-INTERPOLATIONS = ("smooth", "linear", "slerp")
+KEYFRAME_INTERPOLATIONS = ("smooth", "linear", "slerp")
 ANGLES = ("yaw_deg", "pitch_deg", "roll_deg", "fov_deg")
 KEYFRAME_FORM = "frame: yaw pitch roll fov"
 MAX_ANGLE = 3600.0
@@ -98,8 +98,8 @@ def check_path_fits(path: CameraPath, frames: int, name: str) -> None:
     """Raise ValueError unless the path has a camera for each of the frames of `name`."""
     if len(path) != frames:
         raise ValueError(
-            f"the camera path has {len(path)} frames and {name} has {frames}; expected as many. "
-            "ViewPointCutCameraPath makes a path shorter or holds its last camera"
+            f"the camera path has {len(path)} frames and {name} has {frames}; expected as many: "
+            "cut the path, or hold its last camera"
         )
 
 
@@ -206,8 +206,8 @@ def path_from_keyframes(keyframes: list[Keyframe], length: int, interpolation: s
     """
     check_length(length)
     check_keyframes(keyframes)
-    if interpolation not in INTERPOLATIONS:
-        raise ValueError(f"interpolation is {interpolation!r}; expected one of {', '.join(INTERPOLATIONS)}")
+    if interpolation not in KEYFRAME_INTERPOLATIONS:
+        raise ValueError(f"interpolation is {interpolation!r}; expected one of {', '.join(KEYFRAME_INTERPOLATIONS)}")
     if keyframes[-1].frame >= length:
         raise ValueError(
             f"the keyframe at frame {keyframes[-1].frame} lies beyond the path's last frame, {length - 1}; expected a "

@@ -10,6 +10,7 @@ from .safetensors_file import Entry, StoredTensor, read_header, stored_chunks, w
 from .wan_attention import format_schedule, perspective_blocks
 
 PATCH_EMBEDDING = "patch_embedding.weight"
+TEXT_DIM = 4096  # of what the text encoder gives
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
 METADATA_BLOCKS = "viewpoint.perspective_blocks"
 METADATA_IN_DIM = "viewpoint.in_dim"

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .conditioning import GREY
 from .map_layout import check_map, map_directions
+from .resample import GREY
+from .smoothstep import smoothstep
 
 FAINT = 1e-3  # a known pixel on its picture's border weighs this much at least, so that it wins over nothing
 
@@ -17,12 +18,6 @@ def check_feather(feather_deg: float) -> None:
     """Raise ValueError unless a feather's width in degrees can be one."""
     if not 0 <= feather_deg <= 90:
         raise ValueError(f"feather_deg is {feather_deg}; expected 0 to 90 degrees")
-
-
-def smoothstep(value: Tensor) -> Tensor:
-    """0 up to 0, 1 from 1 on, and smooth between."""
-    value = value.clamp(0, 1)
-    return value * value * (3 - 2 * value)
 
 
 def border_angle(known: Tensor, reach: float) -> Tensor:
@@ -74,14 +69,13 @@ def compose_maps(
     upper_mask: Tensor,
     *,
     feather_deg: float = 4,
-    fill: float = GREY,
     on_frame: Callable[[], None] = lambda: None,
 ) -> tuple[Tensor, Tensor]:
     """Lay maps (T, C, S, S) over others, masks (T, S, S) in [0, 1], 1 where known -> maps and masks.
 
     Where only one is known, it stands alone. Where both are, the upper one covers the lower one and fades toward its
     own border over `feather_deg` degrees, and the lower one toward its own, so that neither border is seen. Known is
-    what either knows; elsewhere the map is `fill`. `on_frame` is called once a frame.
+    what either knows; elsewhere the map is grey. `on_frame` is called once a frame.
     Raises ValueError for maps that differ in frames or size.
     """
     check_feather(feather_deg)
@@ -103,6 +97,6 @@ def compose_maps(
         # a soft mask weighs nothing by nothing where both are almost unknown: the share, not the sum, is what counts
         share = torch.where(total > 0, over[frame] / total.clamp(min=1e-12), 0.0)
         blend = lower[frame] + (upper[frame] - lower[frame]) * share
-        out[frame] = torch.where(mask[frame] > 0, blend, fill)
+        out[frame] = torch.where(mask[frame] > 0, blend, GREY)
         on_frame()
     return out, mask

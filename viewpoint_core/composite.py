@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +11,10 @@ from torch import Tensor
 
 from .camera import focal_length, view_rotation
 from .camera_path import CameraPath, hold_path, still_path
-from .compose import channels_last, check_feather, smoothstep
+from .compose import channels_last, check_feather
 from .resample import Grid, averages, check_erp, check_image, check_interpolation, sample
-from .sphere import direction_to_lonlat, erp_directions
+from .smoothstep import smoothstep
+from .sphere import direction_to_erp, direction_to_lonlat, erp_area, erp_directions
 from .views import check_frames, locate_on_view, view_filtering
 
 COLOUR_MATCHES = ("panorama to clip", "clip to panorama", "off")
@@ -79,13 +79,13 @@ def rectangles_near(erp_height: int, height: int, width: int, camera: dict[str, 
     """Rows and columns of a panorama that a view may reach, whatever its roll: two rectangles across the seam."""
     erp_width = 2 * erp_height
     ahead = view_rotation(camera["yaw_deg"], camera["pitch_deg"], camera["roll_deg"])[:, 2]
-    lon, lat = (float(angle) for angle in direction_to_lonlat(ahead))
+    column, row = (float(position) for position in direction_to_erp(ahead, erp_height, erp_width))
+    lat = float(direction_to_lonlat(ahead)[1])
     reach = math.atan(math.hypot(height, width) / 2 / focal_length(width, camera["fov_deg"]))
-    row, over = (0.5 - lat / math.pi) * erp_height, reach / math.pi * erp_height + 1
+    over = reach / math.pi * erp_height + 1
     rows = slice(max(0, math.floor(row - over)), min(erp_height, math.ceil(row + over)))
     if abs(lat) + reach >= math.pi / 2:
         return [(rows, slice(0, erp_width))]
-    column = (lon / (2 * math.pi) + 0.5) * erp_width
     over = math.asin(math.sin(reach) / math.cos(lat)) / (2 * math.pi) * erp_width + 1
     left, right = math.floor(column - over), math.ceil(column + over)
     if right - left >= erp_width:
@@ -143,7 +143,7 @@ def overlap_colours(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Pixels (n, C) of panorama and clip where both show the same, over all frames, and their solid angles (n,)."""
     height = min(MEASURE_HEIGHT, erp.shape[-2])
-    area = torch.cos(erp_directions(height, 2 * height)[..., 1].asin()).float()
+    area = erp_area(height, 2 * height).float()
     shown: list[tuple[Tensor, Tensor, Tensor]] = []
     for camera, frames in cameras:
         shown_before = len(shown)
@@ -232,7 +232,19 @@ def plan_overlay(
 
 
 def composite_view(
-    erp: Tensor, view: Tensor, *, on_frame: Callable[[], None] = lambda: None, **how: Any
+    erp: Tensor,
+    view: Tensor,
+    *,
+    yaw_deg: float = 0,
+    pitch_deg: float = 0,
+    roll_deg: float = 0,
+    fov_deg: float = 90,
+    path: CameraPath | None = None,
+    feather_deg: float = 3,
+    colour_match: str = "panorama to clip",
+    interpolation: str = "bicubic",
+    hold_last: bool = True,
+    on_frame: Callable[[], None] = lambda: None,
 ) -> tuple[Tensor, Tensor]:
     """Lay views (t, C, h, w) over ERP images (T, C, H, 2H) -> ERP images and the views' weight (T, H, 2H).
 
@@ -240,9 +252,21 @@ def composite_view(
     and spread per channel where both are known: of the panorama to the clip, or the other way round. Angles, fov_deg
     and path as in `place_view`, a camera for each view. Where there are fewer views than panoramas (a photo has one),
     the last one and its camera stay, or, without `hold_last`, nothing is laid over the panoramas after it. `on_frame`
-    is called once a frame; all else as in `plan_overlay`. Raises ValueError where there are more views than panoramas.
+    is called once a frame. Raises ValueError where there are more views than panoramas.
     """
-    overlay = plan_overlay(erp, view, **how)
+    overlay = plan_overlay(
+        erp,
+        view,
+        yaw_deg=yaw_deg,
+        pitch_deg=pitch_deg,
+        roll_deg=roll_deg,
+        fov_deg=fov_deg,
+        path=path,
+        feather_deg=feather_deg,
+        colour_match=colour_match,
+        interpolation=interpolation,
+        hold_last=hold_last,
+    )
     out, weights = channels_last(erp), erp.new_zeros(len(erp), *erp.shape[-2:])
     for target, panorama in zip(out, erp, strict=True):
         target.copy_(overlay.recoloured(panorama))

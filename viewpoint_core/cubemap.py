@@ -14,6 +14,7 @@ from .resample import (
     Grid,
     averages,
     banded_grid,
+    check_erp_width,
     check_image,
     filtering,
     pad_edge,
@@ -25,6 +26,7 @@ from .viewpoint_map import MapLookup, banded_lookup, map_filtering, sample_map
 
 FACES = ("F", "R", "B", "L", "U", "D")
 FACE_YAW_PITCH = {"F": (0, 0), "R": (90, 0), "B": (180, 0), "L": (-90, 0), "U": (0, 90), "D": (0, -90)}
+LOOKUP_PIXELS = 1 << 22  # of faces whose map positions are looked up together; each such stack pads the map anew
 FACE_AHEAD = torch.tensor([[0, 0, 1], [1, 0, 0], [0, 0, -1], [-1, 0, 0], [0, -1, 0], [0, 1, 0]], dtype=torch.float64)
 
 
@@ -40,9 +42,7 @@ def direction_to_faces(direction: Tensor, size: int, margin: int) -> tuple[Tenso
     x, y = torch.zeros_like(direction[..., 0]), torch.zeros_like(direction[..., 0])
     for index, face in enumerate(FACES):
         yaw_deg, pitch_deg = FACE_YAW_PITCH[face]
-        face_x, face_y, _ = direction_to_view(
-            direction, size, size, yaw_deg=yaw_deg, pitch_deg=pitch_deg, fov_deg=90.001
-        )
+        face_x, face_y, _ = direction_to_view(direction, size, size, yaw_deg=yaw_deg, pitch_deg=pitch_deg, fov_deg=90)
         x = torch.where(nearest == index, face_x + margin, x)
         y = torch.where(nearest == index, face_y + margin + index * (size + 2 * margin), y)
     return x, y
@@ -134,23 +134,32 @@ def erp_faces_grid(width: int, size: int, filtered: bool) -> Grid:
 def cubemap_to_erp(faces: Tensor, width: int, *, interpolation: str = "bicubic") -> Tensor:
     """Cubemaps (..., 6, C, a, a), faces in the order F, R, B, L, U, D -> ERP images (..., C, width / 2, width)."""
     check_cubemap(faces)
-    if width <= 0 or width % 4:
-        raise ValueError(f"the ERP width is {width}; expected a positive multiple of 4, so that the height is even")
+    check_erp_width(width)
     grid = erp_faces_grid(width, faces.shape[-1], averages(interpolation))
     return sample_faces(faces, grid, interpolation, lambda: None)
 
 
+def faces_at_once(side: int) -> int:
+    """How many faces of this side, supersampling included, are looked up together: 1, 2, 3 or 6."""
+    return next((count for count in (6, 3, 2) if count * side**2 <= LOOKUP_PIXELS), 1)
+
+
 def to_cubemap_samples(map_size: int, size: int) -> int:
-    """How many positions `viewpoint_to_cubemap` looks up at once: those of a face."""
-    return (size * map_filtering(map_size, size / 2)[0]) ** 2
+    """How many positions `viewpoint_to_cubemap` looks up at once."""
+    side = size * map_filtering(map_size, size / 2)[0]
+    return faces_at_once(side) * side**2
 
 
 @Kept
-def face_lookup(map_size: int, face: str, size: int, fusion: bool, filtered: bool) -> MapLookup:
-    """Map positions of a face's pixels."""
+def faces_lookup(map_size: int, first: int, count: int, size: int, fusion: bool, filtered: bool) -> MapLookup:
+    """Map positions of the pixels of `count` faces from number `first` on, stacked below one another."""
     factor, reduction = map_filtering(map_size, size / 2, filtered=filtered)
     side, how = size * factor, {"fusion": fusion, "factor": factor, "reduction": reduction}
-    return banded_lookup(side, side, lambda rows: face_directions(face, side, rows), map_size, **how)
+
+    def directions(rows: slice) -> Tensor:
+        return stacked_directions(side, 90, slice(rows.start + first * side, rows.stop + first * side))
+
+    return banded_lookup(count * side, side, directions, map_size, **how)
 
 
 def viewpoint_to_cubemap(
@@ -166,9 +175,15 @@ def viewpoint_to_cubemap(
     check_map(viewpoint)
     if size <= 0:
         raise ValueError(f"the face size is {size}; expected a positive number of pixels")
-    faces = viewpoint.new_empty(*viewpoint.shape[:-3], 6, viewpoint.shape[-3], size, size)
+    lead, (channels, _, map_size) = viewpoint.shape[:-3], viewpoint.shape[-3:]
+    faces = viewpoint.new_empty(lead.numel(), 6, channels, size, size)
     filtered = averages(interpolation)
-    for face, out in zip(FACES, faces.unbind(-4), strict=True):
-        lookup = face_lookup(viewpoint.shape[-1], face, size, fusion and filtered, filtered)
-        out.copy_(sample_map(viewpoint, lookup, interpolation=interpolation, on_frame=on_face))
-    return faces
+    count = faces_at_once(size * map_filtering(map_size, size / 2, filtered=filtered)[0])
+    for first in range(0, 6, count):
+        lookup = faces_lookup(map_size, first, count, size, fusion and filtered, filtered)
+        for frame, cubemap in zip(viewpoint.reshape(-1, *viewpoint.shape[-3:]), faces, strict=True):
+            stack = sample_map(frame, lookup, interpolation=interpolation)
+            cubemap[first : first + count] = stack.unflatten(-2, (count, size)).movedim(-3, 0)
+            for _ in range(count):
+                on_face()
+    return faces.reshape(*lead, *faces.shape[1:])

@@ -13,6 +13,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from tqdm import tqdm
 
+from .checkpoint import TEXT_DIM
 from .conditioning import check_finite, check_length
 from .cubemap import FACE_YAW_PITCH
 from .map_layout import check_map_size
@@ -38,7 +39,6 @@ from .training.wan_vae import encode_video, load_vae
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 NO_TEXT = "none"
-TEXT_DIM = 4096  # of Wan's text encoder
 OUT_OF_MEMORY = (
     "the device's memory is full; what is finished stays. Free it of other programs, or take --dtype bfloat16 (with "
     "--text-encoder also --text-dtype bfloat16), --workers 1, or a smaller --map-size or --length, which with --dtype "

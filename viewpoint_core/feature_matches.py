@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .pixels import fit_size, to_uint8
+
 WORKING_SIDE = 640  # pixels along the longer side of a frame that features are sought in
 MAX_FEATURES = 1000
 CONTRAST = 0.012  # a third of OpenCV's own threshold, for night and blur
@@ -55,8 +57,7 @@ def opencv() -> Any:
 
 def working_size(height: int, width: int) -> tuple[int, int]:
     """Height and width of a frame at which features are sought: never larger than it is."""
-    scale = min(1.0, WORKING_SIDE / max(height, width))
-    return max(1, round(height * scale)), max(1, round(width * scale))
+    return fit_size(width, height, WORKING_SIDE)[::-1]
 
 
 def working_picture(frame: Tensor) -> Tensor:
@@ -65,7 +66,7 @@ def working_picture(frame: Tensor) -> Tensor:
     small = F.interpolate(luma[None, None], size=working_size(*luma.shape), mode="area")[0, 0].cpu()
     low, high = torch.quantile(small.flatten()[:: max(1, small.numel() // 50_000)], torch.tensor([0.01, 0.99]))
     gain = 1 / max(float(high - low), 0.1)  # a flat frame's noise is not to become a picture
-    return (((small - low) * gain).clamp(0, 1) * 255).round().byte()
+    return to_uint8((small - low) * gain)
 
 
 def find_features(frame: Tensor) -> Features:

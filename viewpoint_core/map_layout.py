@@ -55,11 +55,6 @@ def check_map(viewpoint: Tensor) -> None:
     check_map_size(width)
 
 
-def map_size_for_erp(width: int) -> int:
-    """Map side whose resolution matches an ERP of this width: S = 2 ceil16(sqrt2 W / 4)."""
-    return 2 * 16 * math.ceil(SQRT2 * width / 4 / 16)
-
-
 def erp_width_for_map(map_size: int) -> int:
     """ERP width whose resolution matches a map of this side: W = 4 ceil8(r / sqrt2)."""
     return 4 * 8 * math.ceil(map_size / 2 / SQRT2 / 8)

@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .conditioning import GREY
 from .map_layout import check_map_size
-from .resample import averages, check_erp, pad_erp, sample
+from .resample import GREY, averages, check_erp, pad_erp, sample
 from .viewpoint_map import map_from_erp_grid
 
 WHOLE = 1 - 1e-4  # rounding of a weighted mean of ones

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -71,7 +72,7 @@ def find_candidates(
         problems += [*found.problems, *unread_videos(root)]
         for candidate in found.candidates:
             if candidate.licence == "unknown":
-                candidate = Candidate(candidate.path, candidate.group, licence, candidate.caption)
+                candidate = replace(candidate, licence=licence)
             if entries.setdefault(candidate.path.resolve(), (dataset, candidate))[1] is not candidate:
                 problems.append(Problem(str(candidate.path), "found twice; kept once"))
     return list(entries.values()), problems

@@ -24,8 +24,8 @@ def resize_subregions(viewpoint: Tensor, map_size: int) -> Tensor:
     return torch.cat(rows, dim=-2)
 
 
-def preview_panorama(viewpoint: Tensor, width: int = PREVIEW_WIDTH) -> Tensor:
-    """A map (C, s, s) of any even side s, float, to an ERP (C, width / 2, width).
+def preview_panorama(viewpoint: Tensor) -> Tensor:
+    """A map (C, s, s) of any even side s, float, to an ERP (C, PREVIEW_WIDTH / 2, PREVIEW_WIDTH).
 
     The side is brought to the next multiple of 32, which the layout needs: a latent of the paper's map has 92.
     """
@@ -36,4 +36,4 @@ def preview_panorama(viewpoint: Tensor, width: int = PREVIEW_WIDTH) -> Tensor:
     map_size = math.ceil(side / MAP_MULTIPLE) * MAP_MULTIPLE
     if map_size != side:
         frame = resize_subregions(frame, map_size)
-    return viewpoint_to_erp(frame, width, interpolation="bilinear")[0]
+    return viewpoint_to_erp(frame, PREVIEW_WIDTH, interpolation="bilinear")[0]

@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .sphere import direction_to_erp
+
+GREY = 0.5  # of what is not known; 0 in [-1, 1]
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest")
 MARGIN = 3  # a bicubic kernel reaches two pixels beyond a position that lies on the border
 MAX_FACTOR = 8
@@ -127,6 +130,12 @@ def check_interpolation(interpolation: str) -> None:
     """Raise ValueError for an interpolation that does not exist."""
     if interpolation not in INTERPOLATIONS:
         raise ValueError(f"interpolation is {interpolation!r}; expected one of {', '.join(INTERPOLATIONS)}")
+
+
+def sample_erp(erp: Tensor, direction: Tensor, *, interpolation: str = "bicubic") -> Tensor:
+    """What ERP images (..., C, H, 2H) show in directions (h, w, 3) -> (..., C, h, w), not filtered."""
+    x, y = direction_to_erp(direction, *erp.shape[-2:])
+    return sample(erp, Grid(x.float(), y.float()), interpolation=interpolation, border="erp")
 
 
 def sample(

@@ -39,6 +39,12 @@ def erp_directions(height: int, width: int, rows: slice = EVERY, columns: slice 
     return lonlat_to_direction((x / width - 0.5) * (2 * math.pi), (0.5 - y / height) * math.pi)
 
 
+def erp_area(height: int, width: int) -> Tensor:
+    """The part of the sphere that each ERP pixel stands for, float64 (height, width), sum 1."""
+    strip = ((0.5 - pixel_centres(height) / height) * math.pi).cos()
+    return (strip / strip.sum() / width)[:, None].expand(height, width)
+
+
 def direction_to_erp(direction: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Directions (..., 3) to ERP positions in pixels: x in [0, width], y in [0, height]."""
     lon, lat = direction_to_lonlat(direction)

@@ -108,6 +108,10 @@ def check_options(options: argparse.Namespace) -> None:
         raise ValueError(f"--width is {options.width}; expected {MIN_WIDTH} or more: colours take {MIN_WIDTH - 1}")
     if min(options.batch_size, options.steps) < 1 or not options.lr > 0:
         raise ValueError("expected --batch-size, --steps and --lr above 0")
+    if not 0 < options.fps < 1000:
+        raise ValueError(f"--fps is {options.fps:g}; expected above 0 and below 1000")
+    if min(options.still_steps, options.code_steps) < 0:
+        raise ValueError("expected --still-steps and --code-steps from 0")
     if not 0 <= options.decoder_steps < options.steps:
         raise ValueError(f"--decoder-steps is {options.decoder_steps}; expected 0 or more, fewer than --steps")
 

@@ -17,6 +17,7 @@ from .cubemap import FACE_YAW_PITCH, FACES, stacked_directions
 from .kept import Kept
 from .map_layout import check_map, unit_pixels
 from .resample import Grid, banded_grid, check_erp_width, filtering, row_bands, sample
+from .smoothstep import smoothstep
 from .sphere import erp_directions
 from .viewpoint_map import MapLookup, banded_lookup, map_filtering, sample_map
 
@@ -67,10 +68,10 @@ def chart_lookup(map_size: int, layout: UprightLayout) -> MapLookup:
     )
 
 
-def viewpoint_to_upright(viewpoint: Tensor, layout: UprightLayout, *, interpolation: str = "bicubic") -> Tensor:
+def viewpoint_to_upright(viewpoint: Tensor, layout: UprightLayout) -> Tensor:
     """Maps (..., C, S, S) -> charts (..., 6, C, side, side), overlaps blended, same dtype and device."""
     check_map(viewpoint)
-    charts = sample_map(viewpoint, chart_lookup(viewpoint.shape[-1], layout), interpolation=interpolation)
+    charts = sample_map(viewpoint, chart_lookup(viewpoint.shape[-1], layout))
     return charts.unflatten(-2, (len(FACES), layout.side)).movedim(-3, -4)
 
 
@@ -85,8 +86,7 @@ def chart_weights(direction: Tensor) -> Tensor:
     for ahead, beside, above in ((z, x, y), (x, z, y), (-z, x, y), (-x, z, y), (-y, x, z), (y, x, z)):
         weight = torch.ones_like(x)
         for aside in (beside, above):
-            t = ((last - torch.atan2(aside.abs(), ahead)) / (last - first)).clamp(0, 1)
-            weight = weight * t * t * (3 - 2 * t)
+            weight = weight * smoothstep((last - torch.atan2(aside.abs(), ahead)) / (last - first))
         weights.append(weight)
     total = torch.stack(weights)
     return total / total.sum(0)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .conditioning import check_length
 from .hdr import BT2020, UNSPECIFIED, Colours, sdr_codes
+from .pixels import fit_size
 
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"}
 HEADER_RATE_DEFAULT = 25.0
@@ -181,6 +182,11 @@ def each_picture(
     yield from enumerate(decode_at(file, times, tick, size, seek=False))
 
 
+def no_frame(file: Path) -> ValueError:
+    """The error for a video of which nothing comes."""
+    return ValueError(f"{file}: not one frame of the video can be decoded")
+
+
 class Opening(NamedTuple):
     """How a video begins: its first frame's time and the time between frames in seconds; its size in square pixels."""
 
@@ -196,7 +202,7 @@ def read_opening(file: Path) -> Opening:
     with container:
         time, frame = next(timed_frames(container, stream), (0.0, None))
         if frame is None:
-            raise ValueError(f"{file}: not one frame of the video can be decoded")
+            raise no_frame(file)
         tick = 1 / float(stream.average_rate or HEADER_RATE_DEFAULT)
         width, height = frame.width * float(stream.sample_aspect_ratio or 1), frame.height
         try:
@@ -205,12 +211,6 @@ def read_opening(file: Path) -> Opening:
             raise ValueError(f"{file}: {error}") from error
         size = (height, width) if exchanged else (width, height)
         return Opening(time, tick, round(size[0]), round(size[1]))
-
-
-def fit_size(width: int, height: int, longest_side: int) -> tuple[int, int]:
-    """A size shrunk to a longest side; 0: as it is."""
-    shrink = min(1.0, longest_side / max(width, height)) if longest_side else 1.0
-    return max(1, round(width * shrink)), max(1, round(height * shrink))
 
 
 def clip_size(file: Path, longest_side: int) -> tuple[int, int]:

@@ -81,9 +81,7 @@ class MapLookup:
     factor: int = 1
 
 
-def locate_on_map(
-    direction: Tensor, map_size: int, *, fusion: bool = True, factor: int = 1, reduction: int = 1
-) -> MapLookup:
+def locate_on_map(direction: Tensor, map_size: int, *, fusion: bool = True, reduction: int = 1) -> MapLookup:
     """Find directions (h, w, 3) on the map. Without fusion only the subregion that weighs most is used."""
     check_map_size(map_size)
     side, margin = map_size // 2, MARGIN * reduction
@@ -105,7 +103,7 @@ def locate_on_map(
     second = None
     if fusion:
         second = Grid(x[1].flatten()[overlap][None], y[1].flatten()[overlap][None], reduction=reduction)
-    return MapLookup(Grid(x[0], y[0], reduction=reduction), second, weight, overlap, factor)
+    return MapLookup(Grid(x[0], y[0], reduction=reduction), second, weight, overlap)
 
 
 def banded_lookup(
@@ -239,7 +237,8 @@ erp_lookup = Kept(build_erp_lookup)
 def fuse_overlaps(viewpoint: Tensor, *, interpolation: str = "bicubic") -> Tensor:
     """Blend what maps (..., C, S, S) show twice, all overlaps at once from the unfused map (equations 9-12).
 
-    Exact on the sides, where twins lie on one pixel grid; U's petals (section 3.4) are interpolated.
+    The paper's own fusion, map to map; no node needs it, since `viewpoint_to_erp` blends as it samples. Exact on the
+    sides, where twins lie on one pixel grid; U's petals (section 3.4) are interpolated.
     """
     check_map(viewpoint)
     side, n = viewpoint.shape[-1] // 2, viewpoint.shape[-1] // 4

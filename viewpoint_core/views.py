@@ -13,6 +13,7 @@ from .camera_path import CameraPath, check_path_fits, still_path
 from .kept import Kept
 from .map_layout import check_map_size, map_directions, unit_pixels
 from .resample import (
+    GREY,
     Grid,
     averages,
     banded_grid,
@@ -25,7 +26,6 @@ from .resample import (
 )
 from .sphere import direction_to_erp
 
-GREY = 0.5
 MAX_SAMPLES = 6144  # along a map's side: wide lenses on large maps would otherwise need tens of GB
 
 
@@ -153,14 +153,14 @@ def place_view(
     every_grid = repeat(next(grids)) if path is None else grids
     placing = zip(view.reshape(-1, *size), maps, every_mask, every_grid, strict=False)  # one camera's grid has no end
     for frame, out, mask, (index, grid, seen, of_fov_deg) in placing:
-        placed, cover = draw_view(frame, grid, seen, map_size, of_fov_deg, interpolation, fill)
+        placed, cover = sample_view(frame, grid, seen, map_size, of_fov_deg, interpolation, fill)
         out.flatten(-2)[:, index.to(out.device)] = placed[..., 0]
         mask.flatten()[index.to(out.device)] = cover[:, 0]
         on_frame()
     return maps.reshape(*lead, *maps.shape[1:]), masks[0] if path is None else masks
 
 
-def draw_view(
+def sample_view(
     view: Tensor, grid: Grid, seen: Tensor, map_size: int, fov_deg: float, interpolation: str, fill: float
 ) -> tuple[Tensor, Tensor]:
     """Sample views at a grid of a map's pixels: their values and the part of each that the view covers."""

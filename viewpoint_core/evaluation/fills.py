@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ..camera import direction_to_view
-from ..resample import Grid, check_erp, sample
-from ..sphere import direction_to_erp, direction_to_lonlat, erp_directions, lonlat_to_direction
+from ..resample import check_erp, sample_erp
+from ..sphere import direction_to_lonlat, erp_area, erp_directions, lonlat_to_direction
 
 MEAN, STRETCHED, MIRRORED = "mean colour", "stretched view", "mirrored view"
 HALF_VIEW = math.pi / 4
@@ -16,12 +16,6 @@ HALF_VIEW = math.pi / 4
 def view_seen(height: int, width: int) -> Tensor:
     """Which pixels of an ERP image the 90-degree view straight ahead shows: bool (height, width)."""
     return direction_to_view(erp_directions(height, width), height, height)[2]
-
-
-def area(height: int, width: int) -> Tensor:
-    """The part of the sphere that each ERP pixel stands for, float64 (height, width), sum 1."""
-    _, lat = direction_to_lonlat(erp_directions(height, width))
-    return lat.cos() / lat.cos().sum()
 
 
 def inside_view(lon: Tensor, lat: Tensor) -> Tensor:
@@ -37,8 +31,7 @@ def folded(angle: Tensor) -> Tensor:
 
 def filled(erp: Tensor, direction: Tensor) -> Tensor:
     """ERP images (..., C, H, 2H) that show everywhere what they show in the given directions (H, 2H, 3)."""
-    x, y = direction_to_erp(direction, *erp.shape[-2:])
-    return sample(erp, Grid(x.float(), y.float()), interpolation="bilinear", border="erp")
+    return sample_erp(erp, direction, interpolation="bilinear")
 
 
 def fills(erp: Tensor) -> dict[str, Tensor]:
@@ -49,7 +42,7 @@ def fills(erp: Tensor) -> dict[str, Tensor]:
     check_erp(erp)
     height, width = erp.shape[-2:]
     seen = view_seen(height, width)
-    weight = (area(height, width) * seen).to(erp)
+    weight = (erp_area(height, width) * seen).to(erp)
     mean = (erp * weight).sum((-2, -1), keepdim=True) / weight.sum()
     lon, lat = direction_to_lonlat(erp_directions(height, width))
     made = {

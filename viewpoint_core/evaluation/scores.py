@@ -6,7 +6,9 @@ import cv2
 import numpy as np
 from torch import Tensor
 
-from .fills import area, fills, view_seen
+from ..pixels import to_uint8
+from ..sphere import erp_area
+from .fills import fills, view_seen
 
 VIEW, REST, FLOW = "known view", "rest of the sphere", "flow"
 FARNEBACK = {"pyr_scale": 0.5, "levels": 3, "winsize": 15, "iterations": 3, "poly_n": 5, "poly_sigma": 1.2, "flags": 0}
@@ -21,7 +23,7 @@ def weighted_psnr(made: Tensor, true: Tensor, weight: Tensor) -> float:
 def mean_flow(erp: Tensor, weight: Tensor) -> float:
     """Mean length in pixels of Farneback's optical flow between neighbouring ERP frames (T, 3, H, 2H) in [0, 1], pixels
     counted by weight (H, 2H)."""
-    grey = (erp.mean(1).clamp(0, 1) * 255).round().byte().cpu().numpy()
+    grey = to_uint8(erp.mean(1)).cpu().numpy()
     wide = [np.concatenate([frame[:, -32:], frame, frame[:, :32]], axis=1) for frame in grey]
     lengths = [
         np.linalg.norm(cv2.calcOpticalFlowFarneback(first, second, None, **FARNEBACK), axis=-1)[:, 32:-32]
@@ -38,7 +40,7 @@ def panorama_scores(made: Tensor, true: Tensor) -> dict[str, float]:
     outside the view over the truth's (T > 1).
     """
     height, width = true.shape[-2:]
-    seen, weight = view_seen(height, width), area(height, width)
+    seen, weight = view_seen(height, width), erp_area(height, width)
     inside, outside = weight * seen, weight * ~seen
     scores = {VIEW: weighted_psnr(made, true, inside), REST: weighted_psnr(made, true, outside)}
     scores |= {name: weighted_psnr(fill, true, outside) for name, fill in fills(true).items()}

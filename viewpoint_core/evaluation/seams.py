@@ -11,8 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..resample import Grid, check_erp, sample
-from ..sphere import direction_to_erp
+from ..resample import check_erp, sample_erp
 
 SEAM, EDGES, ARCS = "left-right seam", "face edges", "U arcs"
 LINES = (SEAM, EDGES, ARCS)
@@ -87,10 +86,8 @@ def moved(line: Line, angle: float) -> Line:
 
 def step_across(erp: Tensor, line: Line, step: float) -> Tensor:
     """Mean absolute difference over `step` radians across a line, of ERP images (..., C, H, 2H): a scalar."""
-    height, width = erp.shape[-2:]
     ends = torch.stack([moved(line, sign * step / 2).points for sign in (-1, 1)])
-    x, y = direction_to_erp(ends, height, width)
-    values = sample(erp, Grid(x.float(), y.float()), interpolation="bilinear", border="erp")
+    values = sample_erp(erp, ends, interpolation="bilinear")
     return (values[..., 0, :] - values[..., 1, :]).abs().mean()
 
 

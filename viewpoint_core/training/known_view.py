@@ -79,19 +79,18 @@ def draw_view(
     *,
     dropout: float = 0.0,
     faces: Sequence[str] = "FRBL",
-    ranges: ViewRange = WIDE_RANGE,
     generator: torch.Generator | None = None,
 ) -> View | None:
     """A random known view; None, with probability `dropout`, for nothing known.
 
-    how: "paper" (one of `faces`, 90 degrees) or "wide" (anywhere in `ranges`). Uses as many random numbers whether or
+    how: "paper" (one of `faces`, 90 degrees) or "wide" (anywhere in WIDE_RANGE). Uses as many random numbers whether or
     not the view is dropped. Raises ValueError for another mode or face.
     """
     unknown = [face for face in faces if face not in FACE_YAW_PITCH]
     if how not in (PAPER, WIDE) or unknown or not faces:
         raise ValueError(f"known view {how!r} of faces {list(faces)}; expected paper or wide, faces of FRBLUD")
     dropped = draw_number(0, 1, generator) < dropout
-    view = draw_face(faces, generator) if how == PAPER else draw_wide(ranges, generator)
+    view = draw_face(faces, generator) if how == PAPER else draw_wide(WIDE_RANGE, generator)
     return None if dropped else view
 
 

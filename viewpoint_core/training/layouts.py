@@ -4,16 +4,16 @@ Each has about as many pixels as the map of the same `map_size`, its sides multi
 """
 
 import math
-from functools import lru_cache
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
 from ..cubemap import FACES, cubemap_to_erp, face_directions
+from ..kept import Kept
 from ..map_layout import check_map_size, map_directions
-from ..resample import Grid, filtering, sample
-from ..sphere import direction_to_erp, erp_directions
+from ..resample import Grid, banded_grid, filtering, rows_within, sample, sample_erp
+from ..sphere import EVERY, direction_to_erp, erp_directions
 from ..viewpoint_map import erp_to_viewpoint, viewpoint_to_erp
 
 VIEWPOINT, ERP, CUBEMAP = "viewpoint", "erp", "cubemap"
@@ -48,27 +48,37 @@ def picture_to_faces(picture: Tensor) -> Tensor:
     return rearrange(picture, "... c (i h) (j w) -> ... (i j) c h w", i=2, j=3)
 
 
-@lru_cache(8)
-def layout_directions(layout: str, map_size: int, factor: int = 1) -> Tensor:
-    """Direction of every pixel of a layout's picture, float64 (h, w, 3); with factor f, of f x f points inside each."""
+def build_layout_directions(layout: str, map_size: int, factor: int = 1, rows: slice = EVERY) -> Tensor:
+    """Direction of every pixel of a layout's picture, float64 (h, w, 3); with factor f, of f x f points inside each; or
+    of those in some rows (uncached)."""
     height, width = (side * factor for side in picture_size(layout, map_size))
     if layout == VIEWPOINT:
-        return map_directions(map_size, factor)
+        return map_directions(map_size, factor, rows)
     if layout == ERP:
-        return erp_directions(height, width)
-    faces = torch.stack([face_directions(face, height // 2) for face in FACES])
-    return faces_to_picture(faces.movedim(-1, 1)).movedim(0, -1)
+        return erp_directions(height, width, rows)
+    side, band = height // 2, slice(*rows.indices(height)[:2])
+    parts = []
+    for top, faces in ((0, FACES[:3]), (side, FACES[3:])):
+        own = rows_within(band, top, side)
+        parts.append(torch.cat([face_directions(face, side, own) for face in faces], dim=1))
+    return torch.cat(parts)
 
 
-@lru_cache(8)
+layout_directions = Kept(build_layout_directions)
+
+
+@Kept
 def erp_source_grid(layout: str, map_size: int, source_width: int) -> Grid:
     """Positions of an ERP's or a cubemap's pixels on an ERP image of this width."""
     height, width = picture_size(layout, map_size)
     density = width / (2 * math.pi) if layout == ERP else height / 4  # at a face's centre half its side is a radian
     factor, reduction = filtering(source_width / (2 * math.pi), density, source_width // 2)
-    directions = layout_directions(layout, map_size, factor)
-    x, y = direction_to_erp(directions, source_width // 2, source_width)
-    return Grid(x.float(), y.float(), factor, reduction)
+
+    def locate(rows: slice) -> tuple[Tensor, Tensor]:
+        directions = build_layout_directions(layout, map_size, factor, rows)
+        return direction_to_erp(directions, source_width // 2, source_width)
+
+    return banded_grid(height * factor, width * factor, locate, factor, reduction)
 
 
 def from_erp(erp: Tensor, layout: str, map_size: int) -> Tensor:
@@ -85,6 +95,4 @@ def to_erp(picture: Tensor, layout: str, width: int) -> Tensor:
         return viewpoint_to_erp(picture, width)
     if layout == CUBEMAP:
         return cubemap_to_erp(picture_to_faces(picture), width)
-    directions = erp_directions(width // 2, width)
-    x, y = direction_to_erp(directions, *picture.shape[-2:])
-    return sample(picture, Grid(x.float(), y.float()), border="erp")
+    return sample_erp(picture, erp_directions(width // 2, width))

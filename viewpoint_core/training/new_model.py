@@ -7,15 +7,12 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch.nn import init
 
-from ..checkpoint import original_key
+from ..checkpoint import TEXT_DIM, original_key
 from .wan import HEAD_DIM
 from .wan_vae import LATENT_CHANNELS
 from .weights import lazy, write_safetensors
 
-TEXT_DIM = 4096
 FREQ_DIM = 256
-
-
 KNOWN_SHARE, MASK_SHARE = 0.3, 0.5
 
 

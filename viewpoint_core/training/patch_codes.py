@@ -16,9 +16,10 @@ from torch import Tensor
 from ..conditioning import SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION
 from ..replacing import replace_bytes
 from .data.clips import map_to_video
+from .spread import spread
 from .wan_vae import LATENT_CHANNELS
 
-CLIPS = 64  # that the components are taken of
+CLIPS = 64  # at most, that the components are taken of
 FLOOR = 1e-6  # of a component's variance
 
 
@@ -75,7 +76,7 @@ def fit_codes(clips: Sequence[Tensor]) -> PatchCodes:
     A group's code is turned so that it is nearest to the code of the mean of its frames: of what stands still, both say
     the same.
     """
-    chosen = clips[:: max(1, len(clips) // CLIPS)]
+    chosen = spread(clips, CLIPS)
     frames = TEMPORAL_COMPRESSION
 
     def first(clip: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from .data.manifest import read_manifest
 from .known_view import draw_view, known_video, view_mask
 from .plan import generator_for
 from .precision import fast_autocast
+from .spread import spread
 from .wan_vae import original_vae_key
 from .weights import lazy, write_safetensors
 
@@ -29,7 +30,7 @@ CODE_WEIGHT, CODE_NOISE = 0.05, 0.08  # the noise is about the posterior's
 COLOUR_WEIGHT, COLOUR_CELL = 4.0, 8
 STEP_WEIGHT, CONTRAST_WEIGHT = 0.5, 2.0
 CONTRAST_CELL, CONTRAST_FLOOR = 4, 1e-2
-LATENT_SHARE = 64  # clips whose latents give the scale
+SCALE_CLIPS = 64  # at most, whose latents give the scale
 
 
 def read_clips(
@@ -160,7 +161,7 @@ def set_latent_scale(
     Loaders know only Wan's own numbers; after this, a latent in the model's scale has mean 0 and deviation 1. What the
     VAE decodes stays the same.
     """
-    chosen = clips[:: max(1, len(clips) // LATENT_SHARE)]
+    chosen = spread(clips, SCALE_CLIPS)
     # autocast ends before the weights change: it keeps copies of them
     latents = raw_latents(vae, chosen, device, autocast)
     values = torch.cat([latent.flatten(1) for latent in latents], dim=1)

@@ -19,17 +19,12 @@ from .flow_matching import add_noise, euler_sample, fixed_sigmas, flow_loss, sam
 from .known_view import View, known_channels, view_masks
 from .layouts import VIEWPOINT, faces_to_picture, to_erp
 from .plan import Buckets, generator_for
+from .spread import spread
 from .wan import predict_velocity
 from .wan_vae import decode_latent
 
 FPS = 16
 SAMPLE_VIEW = View()  # 90 degrees straight ahead, the first of the paper's
-
-
-def spread(items: Sequence[int], count: int) -> list[int]:
-    """Evenly spaced ones, the middles of `count` equal parts; all, where there are no more."""
-    count = min(count, len(items))
-    return [items[(2 * part + 1) * len(items) // (2 * count)] for part in range(count)]
 
 
 def longest_first(buckets: Buckets) -> list[Sequence[int]]:

@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 
 from ...conditioning import SPATIAL_COMPRESSION, latent_frames
 from ...replacing import replace_bytes, replace_text
-from ...safetensors_file import read_header
+from ...safetensors_file import StoredTensor, read_header
 from ..layouts import VIEWPOINT, picture_size
 from ..wan import pad_text
 from ..weights import read_tensor
@@ -123,13 +123,19 @@ def clip_file(folder: Path, key: str, suffix: str) -> Path:
     return folder / CLIPS / f"{key}.{suffix}"
 
 
-def read_made_from(file: Path) -> dict[str, Any]:
-    """What a cached file was made from. Raises ValueError for one that is damaged, FileNotFoundError for none."""
-    _, metadata = read_header(file)
+def read_stored(file: Path) -> tuple[dict[str, StoredTensor], dict[str, Any]]:
+    """The tensors of a cached file and what it was made from. Raises ValueError for one that is damaged,
+    FileNotFoundError for none."""
+    stored, metadata = read_header(file)
     try:
-        return json.loads(metadata[MADE_FROM])
+        return stored, json.loads(metadata[MADE_FROM])
     except (KeyError, ValueError) as error:
         raise ValueError(f"{file} does not say what it was made from") from error
+
+
+def read_made_from(file: Path) -> dict[str, Any]:
+    """What a cached file was made from. Raises as `read_stored`."""
+    return read_stored(file)[1]
 
 
 def is_finished(folder: Path, spec: ClipSpec, fingerprint: Fingerprint) -> bool:
@@ -223,24 +229,24 @@ def write_text(folder: Path, caption: str, embedding: Tensor, text_encoder: str)
 # Reading
 
 
-def read_cached(file: Path, names: Sequence[str], expected: dict[str, Any]) -> list[Tensor]:
-    """Tensors of a cached file. Raises ValueError for a file that is missing, damaged, or made with others."""
+def read_cached(file: Path, names: Sequence[str], expected: dict[str, Any]) -> tuple[list[Tensor], dict[str, Any]]:
+    """Tensors of a cached file and what it was made from. Raises ValueError for a file that is missing, damaged, or
+    made with others."""
     try:
-        settings = read_made_from(file)["settings"]
-        stored = read_header(file)[0]
+        stored, made_from = read_stored(file)
+        settings = made_from["settings"]
         tensors = [read_tensor(stored[name]) for name in names]
     except (FileNotFoundError, KeyError, ValueError) as error:
         raise ValueError(f"{file} is damaged or missing; {AGAIN}") from error
     there = {key: settings.get(key) for key in expected}
     if there != expected:
         raise ValueError(f"{file} was made with {there}, the cache with {expected}; {AGAIN}")
-    return tensors
+    return tensors, made_from
 
 
-def read_map(folder: Path, key: str) -> Tensor:
-    """A clip's map pixels, uint8 (3, T, S, S). Raises ValueError for a file that is missing or damaged."""
-    file = clip_file(folder, key, "mkv")
-    made_from = read_made_from(clip_file(folder, key, "safetensors"))
+def read_map(file: Path, made_from: dict[str, Any]) -> Tensor:
+    """A clip's map pixels, uint8 (3, T, S, S). Raises ValueError for a file that is missing, damaged, or not what the
+    clip's tensors were made from."""
     data = file.read_bytes() if file.is_file() else b""
     if hashlib.sha256(data).hexdigest() != made_from["map_sha256"]:
         raise ValueError(f"{file} is damaged or missing; remove it and {AGAIN}")
@@ -273,7 +279,7 @@ def check_complete(folder: Path, rows: Sequence[dict[str, Any]]) -> set[str]:
 @lru_cache(4)  # a cache without texts has one for all clips
 def read_text(file: Path, text_encoder: str) -> Tensor:
     """A cached caption's embedding, float32 (512, d), zero rows behind it."""
-    return pad_text([read_cached(file, ["embedding"], {"text_encoder": text_encoder})[0].float()])[0]
+    return pad_text([read_cached(file, ["embedding"], {"text_encoder": text_encoder})[0][0].float()])[0]
 
 
 def has_known(fingerprint: Fingerprint, faces: str) -> bool:
@@ -314,13 +320,13 @@ class CachedClips(Dataset):
         row = self.rows[index]
         names = ["latent", *map(known_name, self.known)]
         file = clip_file(self.folder, row["key"], "safetensors")
-        latent, *known = read_cached(file, names, made_with(self.fingerprint))
+        (latent, *known), made_from = read_cached(file, names, made_with(self.fingerprint))
         if list(latent.shape[1:]) != row["shape"]:
             raise ValueError(f"{row['key']}: the latent is {tuple(latent.shape)}; expected (C, *{row['shape']})")
         shown = {"known": dict(zip(self.known, known, strict=True))} if self.known else {}
         return {
             "latent": latent,
-            **(shown or {"map": read_map(self.folder, row["key"])}),
+            **(shown or {"map": read_map(clip_file(self.folder, row["key"], "mkv"), made_from)}),
             "map_size": self.fingerprint.map_size,
             "text": self.text(row["text"]),
             "caption": row["caption"],

@@ -11,7 +11,9 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
+from ...pixels import to_uint8
 from ...views import render_view
+from ..spread import spread
 from .manifest import Item, Problem, append_caption, caption_problem, item_key, read_lines, with_stored_captions
 from .media import read_frames
 
@@ -64,8 +66,7 @@ def load_captioner(folder: Path, device: torch.device | str) -> Captioner:
 
 def sample_indices(item: Item, count: int) -> list[int]:
     """`count` pictures spread over an item's span, each in the middle of its part; fewer where there are fewer."""
-    count = min(count, item.frames)
-    return [item.start + (2 * part + 1) * item.frames // (2 * count) for part in range(count)]
+    return spread(range(item.start, item.start + item.frames), count)
 
 
 def item_views(item: Item, count: int) -> dict[str, list[Tensor]]:
@@ -74,7 +75,7 @@ def item_views(item: Item, count: int) -> dict[str, list[Tensor]]:
     for erp in read_frames(item.path, sample_indices(item, count), item.fps):
         for side, yaw_deg in VIEW_YAWS.items():
             view = render_view(erp / 255, VIEW_SIZE, VIEW_SIZE, yaw_deg=yaw_deg, fov_deg=90)
-            views[side].append((view.clamp(0, 1) * 255).round().byte())
+            views[side].append(to_uint8(view))
     return views
 
 

@@ -4,13 +4,14 @@ import hashlib
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ...pixels import to_uint8
 from ..layouts import VIEWPOINT, from_erp
 from .manifest import Item, Problem, portable_path
 from .media import each_frame
@@ -101,7 +102,7 @@ def draw_variant(spec: ClipSpec, end: int, sampling: Sampling) -> ClipSpec:
     mirror = numbers.random() < 0.5 and sampling.mirror
     if spec.variant == 0:
         shift, yaw, mirror = room // 2, 0, False
-    return ClipSpec(**vars(spec) | {"first": spec.first + shift, "yaw": yaw, "mirror": mirror})
+    return replace(spec, first=spec.first + shift, yaw=yaw, mirror=mirror)
 
 
 def clips_of(item: Item, folder: Path, sampling: Sampling) -> list[ClipSpec]:
@@ -147,8 +148,7 @@ def turn_erp(erp: Tensor, yaw: int, mirror: bool) -> Tensor:
 
 def draw_map(erp: Tensor, map_size: int, layout: str = VIEWPOINT) -> Tensor:
     """An ERP image uint8 (3, H, 2H) -> its ViewPoint map uint8 (3, S, S), or another layout, on the same device."""
-    picture = from_erp(erp.float() / 255, layout, map_size)
-    return (picture * 255).round().clamp(0, 255).to(torch.uint8)
+    return to_uint8(from_erp(erp.float() / 255, layout, map_size))
 
 
 def load_map(spec: ClipSpec, map_size: int, device: torch.device | str = "cpu", layout: str = VIEWPOINT) -> Tensor:

@@ -19,13 +19,14 @@ from av.video.stream import VideoStream
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from ...pixels import fit_size
 from ...video import (
     HEADER_RATE_DEFAULT,
     VIDEO_SUFFIXES,
     Colours,
     colours_of,
     each_picture,
-    fit_size,
+    no_frame,
     open_video,
     shown_size,
     timed_frames,
@@ -143,7 +144,7 @@ def probe_video(file: Path, look: Look = look_away) -> MediaInfo:
             look(time - times[0], partial(shrink_frame, frame, colours_of(stream)))
         header_rate = float(stream.average_rate or 0)
         if not times:
-            raise ValueError(f"{file}: not one frame of the video can be decoded")
+            raise no_frame(file)
         if len(sizes) > 1:
             raise ValueError(f"{file}: the video changes its size on the way: {sorted(sizes)}")
         gap = float(np.diff(times).max(initial=0))

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
+from ...pixels import fit_size
+
 # Part of what is kept of a check: to be changed with whatever changes its result.
-CHECK = "panorama-1"
+CHECK = "panorama-2"
 LONGEST_SIDE = 256
 LEAST_WIDTH = 128  # below it a seam cannot be told
 BLACK = 20.0  # of 255; a coded black is not 0 throughout
@@ -40,10 +42,8 @@ class Seam(NamedTuple):
 def shrink(picture: Tensor, longest_side: int = LONGEST_SIDE) -> Tensor:
     """A picture uint8 (3, H, W) averaged down to a longest side; as it is where it is no larger."""
     height, width = picture.shape[-2:]
-    scale = longest_side / max(height, width)
-    if scale >= 1:
-        return picture
-    return adaptive_avg_pool2d(picture.float(), (max(1, round(height * scale)), max(1, round(width * scale)))).byte()
+    size = fit_size(width, height, longest_side)[::-1]
+    return picture if size == (height, width) else adaptive_avg_pool2d(picture.float(), size).round().byte()
 
 
 def seam_of(picture: Tensor) -> Seam:

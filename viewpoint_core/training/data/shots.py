@@ -4,7 +4,6 @@ A panorama that turns shows the same colours in other places, so its colours ove
 for good, and what stands where. A flash changes them for a moment, a lamp leaves what stands where.
 """
 
-import math
 from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,10 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
+from ...sphere import erp_area
 from .panorama_check import correlation, shrink
 
 # Part of what is kept of a check: to be changed with whatever changes its result.
-SHOTS = "shots-1"
+SHOTS = "shots-2"
 LONGEST_SIDE = 64
 BINS = 16
 WINDOW = 6  # pictures on either side; what lasts less is a flash
@@ -34,21 +34,19 @@ class Sight(NamedTuple):
     structure: Tensor
 
 
-def colours_of(picture: Tensor) -> Tensor:
+def colour_shares(picture: Tensor) -> Tensor:
     """The parts of the sphere that a picture uint8 (3, h, w) shows in each channel's bins, (3, BINS); each sums to 1.
 
     A value between two bins counts for both, so that a slow change stays slow.
     """
-    height, width = picture.shape[-2:]
-    latitude = torch.linspace(-math.pi / 2, math.pi / 2, height + 2)[1:-1]
-    area = latitude.cos()[:, None].expand(height, width).flatten()
+    area = erp_area(*picture.shape[-2:]).float().flatten()
     value = picture.flatten(1).float() / 255 * (BINS - 1)
     low = value.floor().long().clamp_max(BINS - 2)
     high_part = value - low
     colours = torch.zeros(3, BINS)
     colours.scatter_add_(1, low, area * (1 - high_part))
     colours.scatter_add_(1, low + 1, area * high_part)
-    return colours / area.sum()
+    return colours
 
 
 def sight_of(time: float, picture: Tensor) -> Sight:
@@ -57,7 +55,7 @@ def sight_of(time: float, picture: Tensor) -> Sight:
     grey = small.float().mean(0)
     reach = min(REACH, grey.shape[-1])
     around = avg_pool2d(pad(grey[None], (reach, reach), mode="circular"), (1, 2 * reach + 1), 1)[0]
-    return Sight(time, colours_of(small), grey - around)
+    return Sight(time, colour_shares(small), grey - around)
 
 
 def change(one: Sight, other: Sight) -> float:

@@ -6,9 +6,12 @@ from itertools import chain
 from pathlib import Path
 
 import av
+import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from ...bt709 import bt709_frame, tag_bt709
+from ...pixels import to_uint8
 from ...replacing import replacing
 
 ENCODER = {"preset": "medium", "threads": "1"}
@@ -16,22 +19,22 @@ MUXER = {"movflags": "+faststart"}
 RATE_LIMIT = 1000
 
 
-def to_pixels(picture: Tensor) -> av.VideoFrame:
-    """A picture (3, H, W) in [0, 1] as an 8-bit RGB frame."""
-    pixels = (picture.clamp(0, 1) * 255).round().byte().movedim(0, -1).contiguous().cpu().numpy()
-    return av.VideoFrame.from_ndarray(pixels, format="rgb24")
+def to_pixels(picture: Tensor) -> np.ndarray:
+    """A picture (3, H, W) in [0, 1] as RGB pixels, uint8 (H, W, 3)."""
+    return to_uint8(picture).movedim(0, -1).contiguous().cpu().numpy()
 
 
 def write_image(picture: Tensor, file: Path) -> None:
     """Write a picture (3, H, W) in [0, 1] as PNG."""
     with replacing(file) as partial:
-        Image.fromarray(to_pixels(picture).to_ndarray()).save(partial, "PNG")
+        Image.fromarray(to_pixels(picture)).save(partial, "PNG")
 
 
 def write_video(pictures: Iterable[Tensor], file: Path, fps: float, *, crf: int = 8, pix_fmt: str = "yuv444p") -> None:
     """Encode pictures (3, H, W) in [0, 1] as H.264 in MP4.
 
-    As it stands it is nearly lossless; players want pix_fmt="yuv420p". Raises ValueError where there is no picture.
+    Its colours are BT.709 and tagged so. As it stands it is nearly lossless; players want pix_fmt="yuv420p". Raises
+    ValueError where there is no picture.
     """
     pictures = iter(pictures)
     first = next(pictures, None)
@@ -42,6 +45,7 @@ def write_video(pictures: Iterable[Tensor], file: Path, fps: float, *, crf: int 
         stream = container.add_stream("libx264", rate=rate, options=options)
         stream.height, stream.width = first.shape[-2:]
         stream.pix_fmt = pix_fmt
+        tag_bt709(stream.codec_context)
         for picture in chain([first], pictures):
-            container.mux(stream.encode(to_pixels(picture)))
+            container.mux(stream.encode(bt709_frame(to_pixels(picture), pix_fmt)))
         container.mux(stream.encode(None))

@@ -14,15 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...map_layout import check_map_size, map_directions, unit_pixels
+from ...resample import check_erp_width
 from ...sphere import erp_directions
-from ..data.manifest import Item, size_problem, write_manifest
+from ..data.manifest import Item, write_manifest
 from ..data.video_file import write_image, write_video
 from .render import render_directions
 from .scene import Scene
 from .themes import THEMES, draw_scene
 
-__all__ = ["THEMES", "Scene", "draw_scene", "render_directions", "render_erp", "render_map", "write_clips"]
+__all__ = ["THEMES", "Scene", "draw_scene", "render_directions", "write_clips"]
 
 FPS = 16.0
 FACTOR = 2
@@ -37,14 +37,12 @@ class Clip(NamedTuple):
     split: str
     width: int
     frames: int
-    fps: float
-    device: str
 
     @property
     def name(self) -> str:
         """The file's name, another for every size and rate; a single picture is an image."""
         stem = f"synthetic_{self.seed:08d}_{self.width}x{self.frames}"
-        return f"{stem}.png" if self.frames == 1 else f"{stem}at{self.fps:g}.mp4"
+        return f"{stem}.png" if self.frames == 1 else f"{stem}at{FPS:g}.mp4"
 
 
 def check_clip(frames: int, fps: float, factor: int) -> None:
@@ -53,13 +51,6 @@ def check_clip(frames: int, fps: float, factor: int) -> None:
         raise ValueError(
             f"frames is {frames}, fps {fps} and factor {factor}; expected frames and factor from 1, and fps above 0"
         )
-
-
-def check_erp_width(width: int) -> None:
-    """Raise ValueError unless an ERP image may be this wide."""
-    reason = size_problem(width, width // 2)
-    if width < 4 or reason:
-        raise ValueError(f"the ERP width is {width}; expected a positive multiple of 4, so that the height is even")
 
 
 def render_frames(
@@ -71,46 +62,24 @@ def render_frames(
         yield F.avg_pool2d(fine, factor)
 
 
-def erp_frames(
-    scene: Scene, width: int, frames: int, fps: float = FPS, factor: int = FACTOR, device: str = "cpu"
-) -> Iterator[Tensor]:
-    """The frames of `render_erp`, one at a time."""
-    check_clip(frames, fps, factor)
-    check_erp_width(width)
-    directions = erp_directions(width // 2 * factor, width * factor).to(device)
-    return render_frames(scene, directions, frames, fps, factor, 2 * math.pi / width)
-
-
-def render_erp(
-    scene: Scene, width: int, frames: int, fps: float = FPS, *, factor: int = FACTOR, device: str = "cpu"
-) -> Tensor:
-    """A scene's panorama video as ERP frames, float32 (frames, 3, width / 2, width) in [0, 1].
+def erp_frames(scene: Scene, width: int, frames: int, fps: float = FPS, factor: int = FACTOR) -> Iterator[Tensor]:
+    """A scene's panorama video, one ERP frame float32 (3, width / 2, width) in [0, 1] after another.
 
     Frame i shows the time i / fps seconds. factor x factor rays a pixel. Raises ValueError for a width that is no
     multiple of 4.
     """
-    return torch.stack(list(erp_frames(scene, width, frames, fps, factor, device)))
-
-
-def render_map(
-    scene: Scene, map_size: int, frames: int, fps: float = FPS, *, factor: int = FACTOR, device: str = "cpu"
-) -> Tensor:
-    """The same as ViewPoint maps, float32 (frames, 3, map_size, map_size) in [0, 1]: rays, no resampling.
-
-    Raises ValueError for a side that is no multiple of 32.
-    """
     check_clip(frames, fps, factor)
-    check_map_size(map_size)
-    directions = map_directions(map_size, factor).to(device)
-    return torch.stack(list(render_frames(scene, directions, frames, fps, factor, 1 / unit_pixels(map_size))))
+    check_erp_width(width)
+    directions = erp_directions(width // 2 * factor, width * factor)
+    return render_frames(scene, directions, frames, fps, factor, 2 * math.pi / width)
 
 
 def write_clip(clip: Clip, folder: Path) -> Item:
     """Render a clip into a file, unless that is there, and name it as a manifest does."""
     scene, file = draw_scene(clip.seed), folder / clip.name
-    fps = 0.0 if clip.frames == 1 else clip.fps
+    fps = 0.0 if clip.frames == 1 else FPS
     if not file.exists():
-        pictures = erp_frames(scene, clip.width, clip.frames, clip.fps, device=clip.device)
+        pictures = erp_frames(scene, clip.width, clip.frames)
         write_video(pictures, file, fps) if fps else write_image(next(pictures), file)
     return Item(file, 0, clip.frames, fps, clip.width, clip.width // 2, scene.caption, LICENCE, clip.split)
 
@@ -127,8 +96,6 @@ def write_clips(
     frames: int,
     *,
     heldout: Iterable[int] = (),
-    fps: float = FPS,
-    device: str = "cpu",
     workers: int = 1,
 ) -> Path:
     """Write a clip for each seed and their manifest; returns the manifest's path.
@@ -143,10 +110,10 @@ def write_clips(
     every = splits["train"] + splits["heldout"]
     if not every or len(set(every)) != len(every) or min(every) < 0:
         raise ValueError(f"expected one or more different seeds from 0 up, got {every[:9]}")
-    check_clip(frames, fps, FACTOR)
+    check_clip(frames, FPS, FACTOR)
     check_erp_width(width)
     folder.mkdir(parents=True, exist_ok=True)
-    clips = [Clip(seed, split, width, frames, fps, device) for split in splits for seed in splits[split]]
+    clips = [Clip(seed, split, width, frames) for split in splits for seed in splits[split]]
     if workers > 1:
         with one_thread_processes(workers) as pool:
             items = list(pool.map(write_clip, clips, [folder] * len(clips)))

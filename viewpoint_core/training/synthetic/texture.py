@@ -10,6 +10,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ...smoothstep import smoothstep as unit_smoothstep
+
 Colour = tuple[float, float, float]
 Vector = tuple[Tensor, Tensor, Tensor]
 
@@ -65,8 +67,7 @@ def rgb(colour: Colour, like: Tensor) -> Tensor:
 
 def smoothstep(low: float, high: float, x: Tensor) -> Tensor:
     """0 up to `low`, 1 from `high` on, smooth between."""
-    s = ((x - low) / (high - low)).clamp(0, 1)
-    return s * s * (3 - 2 * s)
+    return unit_smoothstep((x - low) / (high - low))
 
 
 @lru_cache(4)
