@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import json
 import os
+import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,7 @@ def host_class(module: str, name: str) -> type | None:
 
 
 PATCH_EMBEDDING = "diffusion_model.patch_embedding.weight"
+BLOCK_ATTENTION = re.compile(r"\bblocks\.\d+\.\w*attn")
 LATENT_FORMATS = {16: comfy.latent_formats.Wan21}
 WAN_VAE = host_class("comfy.ldm.wan.vae", "WanVAE")
 TINY_VIDEO_VAES = tuple(filter(None, [host_class("comfy.taesd.taehv", "TAEHV")]))
@@ -74,6 +76,15 @@ def input_channels(model: Any) -> int:
         if shape is not None and patch[0] != 0:
             channels = int(shape[1])
     return channels
+
+
+def attention_is_patched(network: Any) -> bool:
+    """Whether nodes have put other code into the attention of a model's blocks, as normalized attention guidance does.
+
+    `network` is what the MODEL that is sampled with holds; the host notes there which MODEL that is.
+    """
+    patches = getattr(getattr(network, "current_patcher", None), "object_patches", {})
+    return any(BLOCK_ATTENTION.search(name) for name in patches)
 
 
 def latent_channels(model: Any) -> int:

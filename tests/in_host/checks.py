@@ -29,6 +29,7 @@ DIM, BLOCKS, GRID = 128, 4, (2, 4, 4)
 LATENT = (1, 16, 2, 8, 8)
 
 load_pack(pack)
+import pack.nodes.forward_pass as forward_pass  # noqa: E402
 import pack.nodes.host as host_access  # noqa: E402
 import pack.nodes.model as model_nodes  # noqa: E402
 from pack.nodes import NODES  # noqa: E402
@@ -59,8 +60,8 @@ def load(in_dim: int) -> Any:
 
 
 def run(model: Any, channels: int, frames: int = 2, partial: bool = False) -> torch.Tensor:
-    """The diffusion model's output on seeded noise, through the MODEL's patches and wrappers; `partial` loads it as the
-    host does when memory is low."""
+    """What the MODEL denoises of seeded noise, through its patches and wrappers; `partial` loads it as the host does
+    when memory is low."""
     generator = torch.Generator().manual_seed(1)
     shape = (1, 33, frames, *LATENT[3:])
     x = torch.randn(shape, generator=generator)[:, :channels]
@@ -73,8 +74,13 @@ def run(model: Any, channels: int, frames: int = 2, partial: bool = False) -> to
         comfy.model_management.load_models_gpu([model])
     options = model.model_options["transformer_options"].copy()
     options["wrappers"] = {kind: dict(by_key) for kind, by_key in model.wrappers.items()}
-    with torch.no_grad():
-        return model.model.diffusion_model(x, torch.tensor([500.0]), text, transformer_options=options)
+    known = x[:, 16:] if channels > 16 else None
+    model.pre_run()
+    try:
+        with torch.no_grad():
+            return model.model.apply_model(x[:, :16], torch.tensor([0.5]), known, text, transformer_options=options)
+    finally:
+        model.cleanup()
 
 
 def check_inflated_model_equals_the_stock_model() -> None:
@@ -96,7 +102,13 @@ def check_a_perspective_block_equals_four_runs_of_the_stock_block() -> None:
     def original(args: dict[str, Any]) -> dict[str, Any]:
         return {"img": wan.blocks[1](args["img"], e=args["vec"], freqs=args["pe"], context=args["txt"])}
 
-    args = {"img": tokens, "txt": text, "vec": vec, "pe": pe, "transformer_options": {model_nodes.GRID: GRID}}
+    args = {
+        "img": tokens,
+        "txt": text,
+        "vec": vec,
+        "pe": pe,
+        "transformer_options": {forward_pass.PASS: forward_pass.ForwardPass(GRID)},
+    }
     with torch.no_grad():
         out = model_nodes.perspective_block(None)(args, {"original_block": original})["img"]
         grid = tokens.reshape(2, *GRID, DIM)
@@ -120,7 +132,7 @@ def check_patching_leaves_the_model_as_it_was() -> None:
     assert torch.equal(run(model, 33), before)
     assert all(torch.equal(weight, weights[name]) for name, weight in model.model.state_dict().items())
     assert not model_nodes.is_patched(model)
-    assert model.wrappers.get(model_nodes.Wrappers.DIFFUSION_MODEL, {}) == {}
+    assert model.wrappers == {}
 
 
 def check_an_existing_block_replacement_is_chained() -> None:
@@ -132,7 +144,7 @@ def check_an_existing_block_replacement_is_chained() -> None:
 
     model.set_model_patch_replace(spy, "dit", "double_block", 1)
     run(model_nodes.patch_model(model, "alternating"), 33)
-    assert seen == [(4, 8, DIM)]
+    assert seen == 4 * [(1, 8, DIM)]
 
 
 def check_patching_twice_is_refused() -> None:
@@ -419,7 +431,7 @@ def check_a_model_that_is_not_wan_is_refused() -> None:
 
 
 def check_extra_tokens_are_refused() -> None:
-    args = {"img": torch.zeros(1, 40, DIM), "transformer_options": {model_nodes.GRID: GRID}}
+    args = {"img": torch.zeros(1, 40, DIM), "transformer_options": {forward_pass.PASS: forward_pass.ForwardPass(GRID)}}
     expect_error(lambda: model_nodes.perspective_block(None)(args, {}), "reference")
 
 
