@@ -214,12 +214,35 @@ def check_images_that_are_no_rgb_video_are_refused_by_name() -> None:
         expect_error(lambda image=image: image_to_frames(image, "erp"), words)
     for mask, words in (
         (torch.zeros(3, 8, 8), "a video of 2 frames"),
-        (torch.zeros(1, 8, 8), "RepeatImageBatch"),
+        (torch.zeros(1, 4, 8), "or one for all of them"),
+        (torch.zeros(1, 64, 64), "nothing is painted in the mask editor"),
+        (1 - torch.zeros(64, 64), "nothing is painted in the mask editor"),  # behind Invert Mask
         (torch.zeros(2, 8, 9), "8 x 8"),
         (torch.full((2, 8, 8), float("inf")), "NaN or infinite"),
         (torch.full((2, 8, 8), 2.0), "expected [0, 1]"),
     ):
         expect_error(lambda mask=mask: mask_to_frames(mask, "mask", 2, 8, 8), words)
+
+
+def check_one_mask_stands_for_all_frames_without_a_copy() -> None:
+    from pack.nodes.compose import ViewPointCompose
+    from pack.nodes.convert import mask_to_frames
+    from pack.nodes.projection import ViewPointFromERP
+
+    mask = torch.zeros(1, 64, 128)
+    mask[:, :, :64] = 1
+    frames = mask_to_frames(mask, "mask", 3, 64, 128)
+    assert frames.shape == (3, 64, 128)
+    assert frames.data_ptr() == mask.data_ptr()
+    generator = torch.Generator().manual_seed(7)
+    erp = torch.rand(3, 64, 128, 3, generator=generator)
+    viewpoint, known = ViewPointFromERP.execute(erp, 64, "bilinear", mask).args
+    for one, each in zip((viewpoint, known), ViewPointFromERP.execute(erp, 64, "bilinear", frames).args, strict=True):
+        assert torch.equal(one, each)
+    whole = known[:1].clone()
+    composed = [ViewPointCompose.execute(viewpoint, known, 1 - viewpoint, upper, 4.0).args for upper in (whole, known)]
+    assert all(torch.equal(one, each) for one, each in zip(*composed, strict=True))
+    assert torch.equal(whole, known[:1])
 
 
 def check_an_embedding_with_more_than_the_prompt_is_not_saved_in_part() -> None:
