@@ -172,6 +172,24 @@ def check_a_lora_that_widens_the_patch_embedding_counts() -> None:
     assert input_channels(comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0.0)[0]) == 33
 
 
+def check_adapters_of_other_kinds_widen_nothing() -> None:
+    from pack.nodes.host import input_channels
+
+    name, width = "diffusion_model.patch_embedding", 16 * 4
+    lokr = {
+        f"{name}.lokr_w1": torch.zeros(4, 4),
+        f"{name}.lokr_w2_a": torch.zeros(DIM // 4, 2),
+        f"{name}.lokr_w2_b": torch.zeros(2, width // 4),
+    }
+    loha = {f"{name}.hada_w{part}": torch.zeros(DIM, 2) for part in ("1_a", "2_a")}
+    loha |= {f"{name}.hada_w{part}": torch.zeros(2, width) for part in ("1_b", "2_b")}
+    loha |= {f"{name}.hada_t{part}": torch.zeros(2, 2, 1, 2) for part in (1, 2)}
+    for adapter in (lokr, loha):
+        patched = comfy.sd.load_lora_for_models(load(16), None, adapter, 1.0, 0.0)[0]
+        assert len(patched.patches) == 1
+        assert input_channels(patched) == 16
+
+
 def random_widening_lora() -> dict[str, torch.Tensor]:
     """A LoRA that widens the patch embedding to 33 channels, with weights that matter."""
     generator = torch.Generator().manual_seed(3)
@@ -311,9 +329,30 @@ def check_files_may_be_links_that_lead_out_of_the_folder_but_names_may_not() -> 
             assert host_access.listed_files("input", {".mp4"}) == ["clip.mp4"]
             assert host_access.chosen_file("clip.mp4", {".mp4"}).read_bytes() == b"video"
             for name in ("../elsewhere/real.mp4", str(outside / "real.mp4"), "a/../../elsewhere/real.mp4"):
-                expect_error(lambda name=name: host_access.chosen_file(name, {".mp4"}), "input or output folder")
+                expect_error(lambda name=name: host_access.chosen_file(name, {".mp4"}), "input, output or temp folder")
         finally:
             host_access.folder_paths.set_input_directory(before)
+
+
+def check_file_names_say_their_folder_as_the_hosts_loaders_read_them() -> None:
+    paths = host_access.folder_paths
+    kinds = ("input", "output", "temp")
+    before = [getattr(paths, f"get_{kind}_directory")() for kind in kinds]
+    with tempfile.TemporaryDirectory() as work:
+        try:
+            for kind in kinds:
+                (Path(work) / kind).mkdir()
+                (Path(work) / kind / "a.mp4").write_text(kind)
+                getattr(paths, f"set_{kind}_directory")(str(Path(work) / kind))
+            for name, kind in (("a.mp4", "input"), *((f"a.mp4 [{kind}]", kind) for kind in kinds)):
+                assert host_access.chosen_file(name, {".mp4"}).read_text() == kind
+                assert os.path.samefile(paths.get_annotated_filepath(name), host_access.chosen_file(name, {".mp4"}))
+            for name in ("../input/a.mp4 [temp]", f"{work}/input/a.mp4 [output]"):
+                expect_error(lambda name=name: host_access.chosen_file(name, {".mp4"}), "input, output or temp folder")
+            expect_error(lambda: host_access.chosen_file("b.mp4 [temp]", {".mp4"}), "is not in ComfyUI's temp folder")
+        finally:
+            for kind, path in zip(kinds, before, strict=True):
+                getattr(paths, f"set_{kind}_directory")(path)
 
 
 def check_a_preview_leaves_out_what_its_file_cannot_hold() -> None:
@@ -347,7 +386,7 @@ def check_linked_names_are_left_to_execute() -> None:
     assert ViewPointLoadTextEmbedding.validate_inputs(None) is True
     assert ViewPointLoadClip.validate_inputs(None, 5) is True
     assert ViewPointLoadClip.fingerprint_inputs(None, length=5) != ViewPointLoadClip.fingerprint_inputs(None, length=5)
-    expect_error(lambda: ViewPointLoadTextEmbedding.execute("/etc/passwd"), "inside ComfyUI's input or output folder")
+    expect_error(lambda: ViewPointLoadTextEmbedding.execute("/etc/passwd"), "inside ComfyUI's input, output or temp")
     expect_error(lambda: ViewPointLoadClip.execute("a.mp4", 0.0, 5, 0.0, 0), "fps 0.0")
 
 
