@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from comfy_api.latest import io
 
 from ..viewpoint_core.conditioning import check_length
@@ -113,7 +114,8 @@ class ViewPointLoadClip(io.ComfyNode):
             on_frame=lambda: progress.update(1),
         )
         audio = None if sound is None else {"waveform": sound[0][None], "sample_rate": sound[1]}
-        return io.NodeOutput(pictures.movedim(1, -1).float().div_(255), audio, fps)
+        images = pictures.movedim(1, -1).float(memory_format=torch.contiguous_format).div_(255)
+        return io.NodeOutput(images, audio, fps)
 
     @classmethod
     def validate_inputs(cls, file: str | None, length: int | None) -> bool | str:

@@ -65,9 +65,14 @@ def video_file(video: Any) -> VideoFile | None:
         plain = colours_of(stream).plain and not any(display_turn(first))
         plays = stream.codec_context.name == "h264" and first.format.name in PLAYED and plain
         rate = Fraction(stream.average_rate or Fraction(HEADER_RATE_DEFAULT))
-    whole = InputImpl.VideoFromFile(source).get_duration() == video.get_duration()  # newer hosts cut parts out of files
     frames = video.get_frame_count()
+    whole = is_whole(video, InputImpl.VideoFromFile(source))
     return VideoFile(Path(source), frames, *shown_size(first), begin, rate, plays) if whole and frames > 1 else None
+
+
+def is_whole(video: Any, file: Any) -> bool:
+    """Whether a VIDEO is all of its file, itself a VIDEO: newer hosts cut out parts and crop pictures."""
+    return file.get_duration() == video.get_duration() and file.get_dimensions() == video.get_dimensions()
 
 
 def loaded_size(video: Any) -> tuple[int, int, int] | None:
