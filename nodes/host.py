@@ -267,6 +267,13 @@ def free_memory(device: torch.device | None = None) -> int:
     return int(comfy.model_management.get_free_memory(device or torch.device("cpu")))
 
 
+def give_up_memory(needed: int) -> None:
+    """Have the host unload models that it computes with in RAM, and forget those that nobody holds, as it does itself
+    before it takes so many bytes of RAM."""
+    # not its unload_all_models: that one moves the weights on a GPU into RAM
+    comfy.model_management.free_memory(needed, torch.device("cpu"))
+
+
 def ran_out_of_memory(error: RuntimeError) -> bool:
     """Whether an error says that a device has no memory left, as this host tells, and on Apple's devices, whose errors
     have no class of their own."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from checks import host_access, pack, torch
+from checks import comfy, host_access, load, pack, torch
 from memory_peak import peak_bytes
 from running import expect_error, run_checks
 
@@ -70,6 +70,24 @@ def check_a_clip_beyond_memory_is_refused_before_it_is_decoded() -> None:
         assert (tuple(images.shape), audio, fps) == ((17, 128, 256, 3), None, 16.0)
         assert images.is_contiguous()
         assert peak < 1.1 * PIXEL_BYTES * 17 * 128 * 256
+
+
+def check_the_host_gives_up_models_before_anything_is_refused() -> None:
+    management = comfy.model_management
+    model = load(33)  # the host lists only what somebody holds
+    management.load_models_gpu([model])
+    loaded = len(management.current_loaded_models)
+    before = memory.free_memory
+    memory.free_memory = lambda: 0 if management.current_loaded_models else 1 << 62
+    try:
+        assert loaded
+        memory.check_room(1 << 61, "all frames", "give fewer")
+    finally:
+        memory.free_memory = before
+    with free_memory(1 << 30):
+        words = "all frames need 2.0 GiB of memory, 1.0 GiB are free; give fewer, or unload models (Edit > "
+        expect_error(lambda: memory.check_room(2 << 30, "all frames", "give fewer"), words)
+        memory.check_room(1 << 30, "all frames", "give fewer")
 
 
 def served_from_the_cache(graphs: list[dict[str, Any]], node: str) -> list[bool]:
