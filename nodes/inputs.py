@@ -53,10 +53,10 @@ def angle_inputs() -> list[io.Float.Input]:
         io.Float.Input(
             "fov_deg",
             default=90.0,
-            min=-360.0,
-            max=360.0,
+            min=1.0,
+            max=179.0,
             step=0.5,
             round=0.001,
-            tooltip="Horizontal field of view in degrees, between 0 and 180. Pixels are square, so the height follows.",
+            tooltip="Horizontal field of view in degrees, 1 to 179. Pixels are square, so the height follows.",
         ),
     ]
