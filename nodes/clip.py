@@ -8,11 +8,10 @@ from comfy_api.latest import io
 from ..viewpoint_core.conditioning import check_length
 from ..viewpoint_core.video import VIDEO_SUFFIXES, clip_size, read_clip
 from .host import chosen_file, file_change, listed_files, node_schema, progress_bar
+from .inputs import MAX_FPS, MAX_LENGTH, MAX_SIZE
 from .memory import check_room
 
 CATEGORY = "ViewPoint/input"
-MAX_FPS = 240
-MAX_LENGTH = 4097
 PIXEL_BYTES = 3 * (1 + 4)  # as it is read, and as IMAGE
 
 
@@ -83,7 +82,7 @@ class ViewPointLoadClip(io.ComfyNode):
                     "longest_side",
                     default=1920,
                     min=0,
-                    max=16384,
+                    max=MAX_SIZE,
                     tooltip="Larger pictures are shrunk to this longest side in pixels. 0: as they are.",
                 ),
             ],

@@ -4,7 +4,9 @@ from comfy_api.latest import io
 
 from ..viewpoint_core.resample import INTERPOLATIONS
 
-MAX_SIZE = 16384
+MAX_SIZE = 16384  # pixels of a side
+MAX_LENGTH = 4097  # frames of a clip or of a map's video
+MAX_FPS = 240
 
 
 def map_size_input() -> io.Int.Input:

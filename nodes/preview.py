@@ -15,7 +15,8 @@ from ..viewpoint_core.replacing import replacing
 from ..viewpoint_core.resample import check_erp
 from .convert import image_to_frames
 from .host import node_schema, output_path
-from .output import MAX_FPS, check_audio, check_choice, encode_video, frame_bytes, frame_rate
+from .inputs import MAX_FPS
+from .output import check_audio, check_choice, encode_video, frame_bytes, frame_rate
 from .preview_video import CRF, check_loading_room, loaded_size, video_file, write_file_preview
 
 CHECKS = {"erp": check_erp, "viewpoint": check_map}

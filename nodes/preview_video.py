@@ -26,8 +26,9 @@ from ..viewpoint_core.video import (
 )
 from .convert import FrameStream
 from .host import progress_bar
+from .inputs import MAX_FPS
 from .memory import check_room
-from .output import MAX_FPS, AudioTrack, check_audio, encode_video, frame_rate
+from .output import AudioTrack, check_audio, encode_video, frame_rate
 
 CRF = 18
 PIXEL_BYTES = 2 * 3 * 4  # the host's list of float32 pictures, and the tensor it makes of them

@@ -524,6 +524,16 @@ def check_every_node_gives_search_words_to_a_host_that_knows_them() -> None:
     assert {node: len(found) for node, found in words.items() if not 3 <= len(set(found)) <= 6} == {}
 
 
+def check_all_nodes_of_a_clip_end_at_the_same_length_and_rate() -> None:
+    limits = {"length": set(), "fps": set()}
+    for node in NODES:
+        schema = node.define_schema()
+        for entry in schema.inputs:
+            if entry.id in limits and "CameraPath" not in schema.node_id:  # a path goes along panoramas of any length
+                limits[entry.id].add(entry.max)
+    assert limits == {"length": {4097}, "fps": {240}}
+
+
 def check_a_schema_leaves_out_what_the_host_does_not_know() -> None:
     schema = host_access.node_schema(node_id="Here", description="kept", no_such_field=1)
     assert (schema.node_id, schema.description) == ("Here", "kept")
