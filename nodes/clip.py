@@ -7,6 +7,7 @@ from comfy_api.latest import io
 
 from ..viewpoint_core.conditioning import check_length
 from ..viewpoint_core.video import VIDEO_SUFFIXES, clip_size, read_clip
+from .convert import sound_to_audio
 from .host import chosen_file, file_change, listed_files, node_schema, progress_bar
 from .inputs import MAX_FPS, MAX_LENGTH, MAX_SIZE
 from .memory import check_room
@@ -112,9 +113,8 @@ class ViewPointLoadClip(io.ComfyNode):
             longest_side=longest_side,
             on_frame=lambda: progress.update(1),
         )
-        audio = None if sound is None else {"waveform": sound[0][None], "sample_rate": sound[1]}
         images = pictures.movedim(1, -1).float(memory_format=torch.contiguous_format).div_(255)
-        return io.NodeOutput(images, audio, fps)
+        return io.NodeOutput(images, sound_to_audio(sound), fps)
 
     @classmethod
     def validate_inputs(cls, file: str | None, length: int | None) -> bool | str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,6 +51,11 @@ def own_frames_to_image(frames: Tensor) -> Tensor:
     """Frames (T, C, H, W) that nobody else holds, changed in place -> IMAGE (T, H, W, C) in [0, 1]; bicubic sampling
     overshoots a little. No copy where their channels lie last in memory."""
     return frames.clamp_(0, 1).movedim(1, -1).contiguous()
+
+
+def sound_to_audio(sound: tuple[Tensor, int] | None) -> dict[str, Any] | None:
+    """A waveform (channels, samples) and its rate -> AUDIO; None stays None."""
+    return None if sound is None else {"waveform": sound[0][None], "sample_rate": sound[1]}
 
 
 def mask_to_frames(mask: Tensor, name: str, frames: int, height: int, width: int) -> Tensor:

@@ -270,6 +270,21 @@ def check_an_embedding_with_more_than_the_prompt_is_not_saved_in_part() -> None:
     expect_error(lambda: ViewPointSaveTextEmbedding.execute(conditioning, "x"), "noise_concat")
 
 
+def check_an_embedding_of_another_encoder_is_neither_saved_nor_loaded() -> None:
+    from pack.nodes.text_embedding import ViewPointSaveTextEmbedding, read_embedding, write_embedding
+
+    with tempfile.TemporaryDirectory() as work:
+        for shape in ((1, 5, 768), (2, 5, 4096), (5, 4096)):
+            words = f"got an embedding {shape}; expected (1, tokens, 4096)"
+            expect_error(
+                lambda shape=shape: ViewPointSaveTextEmbedding.execute([[torch.zeros(shape), {}]], "x"),
+                f"conditioning: {words}",
+            )
+            file = Path(work) / "other.safetensors"
+            write_embedding(torch.zeros(shape), file)
+            expect_error(lambda file=file: read_embedding(file), f"other.safetensors: {words}")
+
+
 def check_saved_prompts_are_listed_with_their_subfolders_and_one_saved_elsewhere_says_so() -> None:
     from pack.nodes.text_embedding import ViewPointSaveTextEmbedding, listed_embeddings
 
