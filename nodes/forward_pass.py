@@ -97,7 +97,7 @@ def judge(noted: ForwardPass, options: dict[str, Any]) -> None:
         return
     if not noted.reached:
         raise ValueError(
-            "another node replaces the model's forward pass (TeaCache does, for example); Pano-Perspective attention "
+            "another node replaces the model's forward pass (some TeaCache nodes do); Pano-Perspective attention "
             "does not run with it, and the map would come out wrong. Remove that node; ComfyUI's own EasyCache and "
             "LazyCache work"
         )
