@@ -2,16 +2,17 @@
 
 from pathlib import Path
 
+import torch
 from comfy_api.latest import io
 
 from ..viewpoint_core.conditioning import check_length
 from ..viewpoint_core.video import VIDEO_SUFFIXES, clip_size, read_clip
+from .convert import sound_to_audio
 from .host import chosen_file, file_change, listed_files, node_schema, progress_bar
+from .inputs import MAX_FPS, MAX_LENGTH, MAX_SIZE
 from .memory import check_room
 
 CATEGORY = "ViewPoint/input"
-MAX_FPS = 240
-MAX_LENGTH = 4097
 PIXEL_BYTES = 3 * (1 + 4)  # as it is read, and as IMAGE
 
 
@@ -82,7 +83,7 @@ class ViewPointLoadClip(io.ComfyNode):
                     "longest_side",
                     default=1920,
                     min=0,
-                    max=16384,
+                    max=MAX_SIZE,
                     tooltip="Larger pictures are shrunk to this longest side in pixels. 0: as they are.",
                 ),
             ],
@@ -112,8 +113,8 @@ class ViewPointLoadClip(io.ComfyNode):
             longest_side=longest_side,
             on_frame=lambda: progress.update(1),
         )
-        audio = None if sound is None else {"waveform": sound[0][None], "sample_rate": sound[1]}
-        return io.NodeOutput(pictures.movedim(1, -1).float().div_(255), audio, fps)
+        images = pictures.movedim(1, -1).float(memory_format=torch.contiguous_format).div_(255)
+        return io.NodeOutput(images, sound_to_audio(sound), fps)
 
     @classmethod
     def validate_inputs(cls, file: str | None, length: int | None) -> bool | str:

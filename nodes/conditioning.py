@@ -15,7 +15,7 @@ from ..viewpoint_core.map_layout import check_map, check_map_size
 from ..viewpoint_core.resample import GREY
 from .convert import image_to_frames, mask_to_frames
 from .host import check_video_vae, empty_latent, latent_to_model, node_schema
-from .inputs import map_size_input
+from .inputs import MAX_LENGTH, map_size_input
 
 CATEGORY = "ViewPoint"
 
@@ -69,7 +69,7 @@ class ViewPointConditioning(io.ComfyNode):
                     "length",
                     default=49,
                     min=1,
-                    max=4097,
+                    max=MAX_LENGTH,
                     step=4,
                     tooltip="Frames, 4k + 1. 49 at 16 frames per second is the paper's clip; 1 makes an image.",
                 ),

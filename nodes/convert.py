@@ -2,11 +2,18 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..viewpoint_core.conditioning import check_finite
+
+NOTHING_PAINTED = (1, 64, 64)  # the MASK of the host's Load Image for a picture without transparency
+NOTHING_PAINTED_ADVICE = (
+    ". This one is what 'Load Image' gives where nothing is painted in the mask editor and nothing is transparent: "
+    "paint what is meant, or connect no mask"
+)
 
 
 @dataclass(frozen=True)
@@ -46,19 +53,26 @@ def own_frames_to_image(frames: Tensor) -> Tensor:
     return frames.clamp_(0, 1).movedim(1, -1).contiguous()
 
 
+def sound_to_audio(sound: tuple[Tensor, int] | None) -> dict[str, Any] | None:
+    """A waveform (channels, samples) and its rate -> AUDIO; None stays None."""
+    return None if sound is None else {"waveform": sound[0][None], "sample_rate": sound[1]}
+
+
 def mask_to_frames(mask: Tensor, name: str, frames: int, height: int, width: int) -> Tensor:
-    """MASK (T, H, W), or (H, W) for one frame -> (frames, H, W). Raises ValueError unless it fits its video."""
+    """MASK (T, H, W), or (H, W) or (1, H, W) for all frames -> (frames, H, W), a view. Raises ValueError unless it fits
+    its video."""
     mask = mask[None] if mask.ndim == 2 else mask
-    if mask.shape != (frames, height, width):
+    if mask.shape[1:] != (height, width) or len(mask) not in (1, frames):
+        nothing_painted = mask.shape == NOTHING_PAINTED and bool((mask == mask[0, 0, 0]).all())
         raise ValueError(
             f"{name}: got a mask {tuple(mask.shape)} (frames, height, width) for a video of {frames} frames, "
-            f"{height} x {width}; expected the same size and length. One mask for all frames: repeat it "
-            "with 'Convert Mask to Image' and 'RepeatImageBatch'"
+            f"{height} x {width}; expected the same size, and as many frames or one for all of them"
+            + (NOTHING_PAINTED_ADVICE if nothing_painted else "")
         )
     check_finite(mask, name)
     if bool(((mask < 0) | (mask > 1)).any()):
         raise ValueError(f"{name}: values from {float(mask.min())} to {float(mask.max())}; expected [0, 1]")
-    return mask
+    return mask.expand(frames, -1, -1)
 
 
 def stack_faces(faces: list[Tensor]) -> Tensor:

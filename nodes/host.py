@@ -4,7 +4,8 @@ import dataclasses
 import importlib
 import json
 import os
-from collections.abc import Callable, Collection, Iterator
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ def host_class(module: str, name: str) -> type | None:
 
 
 PATCH_EMBEDDING = "diffusion_model.patch_embedding.weight"
+BLOCK_ATTENTION = re.compile(r"\bblocks\.\d+\.\w*attn")
 LATENT_FORMATS = {16: comfy.latent_formats.Wan21}
 WAN_VAE = host_class("comfy.ldm.wan.vae", "WanVAE")
 TINY_VIDEO_VAES = tuple(filter(None, [host_class("comfy.taesd.taehv", "TAEHV")]))
@@ -69,11 +71,28 @@ def input_channels(model: Any) -> int:
     """
     channels = wan_config(model)["in_dim"]
     for patch in getattr(model, "patches", {}).get(PATCH_EMBEDDING, []):
-        weights = getattr(patch[1], "weights", None)
-        shape = weights[5] if isinstance(weights, (tuple, list)) and len(weights) > 5 else None
+        shape = lora_shape(patch[1])
         if shape is not None and patch[0] != 0:
             channels = int(shape[1])
     return channels
+
+
+def lora_shape(adapter: Any) -> Sequence[int] | None:
+    """The shape that a LoRA gives to its weight; None where it leaves it, and for adapters of other kinds, which hold
+    something else at its place."""
+    weights = getattr(adapter, "weights", None)
+    if getattr(adapter, "name", None) != "lora" or not isinstance(weights, (tuple, list)) or len(weights) < 6:
+        return None
+    return weights[5]
+
+
+def attention_is_patched(network: Any) -> bool:
+    """Whether nodes have put other code into the attention of a model's blocks, as normalized attention guidance does.
+
+    `network` is what the MODEL that is sampled with holds; the host notes there which MODEL that is.
+    """
+    patches = getattr(getattr(network, "current_patcher", None), "object_patches", {})
+    return any(BLOCK_ATTENTION.search(name) for name in patches)
 
 
 def latent_channels(model: Any) -> int:
@@ -194,13 +213,15 @@ def listed_files(kind: str, suffixes: Collection[str]) -> list[str]:
 
 
 def chosen_file(name: str, suffixes: Collection[str]) -> Path:
-    """A file name from a workflow to its path. Raises ValueError if it leaves the host's folders or does not exist."""
+    """A file name from a workflow to its path; it may end in [input], [output] or [temp], as the host writes names.
+    Raises ValueError if it leaves the host's folders or does not exist."""
+    bare, marked = folder_paths.annotated_filepath(name)
     # links in the folder may lead out of it, as the host's own loaders let them: the user put them there
-    base = Path(os.path.abspath(folder("output" if name.endswith(OUTPUT_MARK) else "input")))
-    path = Path(os.path.abspath(base / name.removesuffix(OUTPUT_MARK)))
+    base = Path(os.path.abspath(marked or folder("input")))
+    path = Path(os.path.abspath(base / bare))
     if not path.is_relative_to(base) or path.suffix.lower() not in suffixes:
         expected = ", ".join(sorted(suffixes))
-        raise ValueError(f"file is {name!r}; expected a {expected} file inside ComfyUI's input or output folder")
+        raise ValueError(f"file is {name!r}; expected a {expected} file inside ComfyUI's input, output or temp folder")
     if not path.is_file():
         raise ValueError(f"file {name!r} is not in ComfyUI's {base.name} folder")
     return path
@@ -244,6 +265,21 @@ def progress_bar(total: int) -> comfy.utils.ProgressBar:
 def free_memory(device: torch.device | None = None) -> int:
     """Bytes that are free on a device, by default in RAM."""
     return int(comfy.model_management.get_free_memory(device or torch.device("cpu")))
+
+
+def give_up_memory(needed: int) -> None:
+    """Have the host unload models that it computes with in RAM, and forget those that nobody holds, as it does itself
+    before it takes so many bytes of RAM."""
+    # not its unload_all_models: that one moves the weights on a GPU into RAM
+    comfy.model_management.free_memory(needed, torch.device("cpu"))
+
+
+def ran_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error says that a device has no memory left, as this host tells, and on Apple's devices, whose errors
+    have no class of their own."""
+    management = comfy.model_management
+    told = getattr(management, "is_oom", lambda _: False)(error)
+    return told or isinstance(error, management.OOM_EXCEPTION) or "out of memory" in str(error).lower()
 
 
 def check_upscale_model(model: Any) -> None:
@@ -299,7 +335,7 @@ def upscale_by_tiles(
                 picture[None], run, tile, tile, TILE_OVERLAP, upscale_amount=model.scale, output_device=after
             )
             return scaled[0], tile
-        except comfy.model_management.OOM_EXCEPTION:
-            if tile // 2 < SMALLEST_TILE:
+        except RuntimeError as error:
+            if not ran_out_of_memory(error) or tile // 2 < SMALLEST_TILE:
                 raise
             tile //= 2

@@ -4,7 +4,9 @@ from comfy_api.latest import io
 
 from ..viewpoint_core.resample import INTERPOLATIONS
 
-MAX_SIZE = 16384
+MAX_SIZE = 16384  # pixels of a side
+MAX_LENGTH = 4097  # frames of a clip or of a map's video
+MAX_FPS = 240
 
 
 def map_size_input() -> io.Int.Input:
@@ -53,10 +55,10 @@ def angle_inputs() -> list[io.Float.Input]:
         io.Float.Input(
             "fov_deg",
             default=90.0,
-            min=-360.0,
-            max=360.0,
+            min=1.0,
+            max=179.0,
             step=0.5,
             round=0.001,
-            tooltip="Horizontal field of view in degrees, between 0 and 180. Pixels are square, so the height follows.",
+            tooltip="Horizontal field of view in degrees, 1 to 179. Pixels are square, so the height follows.",
         ),
     ]

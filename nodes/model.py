@@ -19,13 +19,12 @@ from ..viewpoint_core.wan_attention import (
     subregion_modulation,
     subregion_positions,
 )
+from .forward_pass import note_pass, pass_of, sampling_run
 from .host import checkpoint_schedule, input_channels, latent_channels, node_schema, wan_config
 
 CATEGORY = "ViewPoint"
 KEY = "viewpoint"
 UNFIT = ("reference_latents", "time_dim_concat", "concat_latent_image", "clip_vision_output", "area")
-GRID = "viewpoint_grid_sizes"
-PATCH = (1, 2, 2)
 Wrappers = comfy.patcher_extension.WrappersMP
 
 
@@ -40,32 +39,36 @@ def schedule_input() -> io.String.Input:
 
 
 def perspective_block(previous: Callable | None) -> Callable:
-    """A block replacement that runs the block on the four subregions side by side, chaining an earlier replacement."""
+    """A block replacement that runs the block on the four subregions, chaining an earlier replacement.
+
+    They run side by side in the batch; one after another where other nodes' code is inside, which may decide by the
+    batch whether it sees a prompt, a negative prompt or both.
+    """
 
     def run(args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
-        tokens, grid = args["img"], args["transformer_options"][GRID]
-        check_token_grid(tokens.shape[1], grid)
+        tokens, noted = args["img"], pass_of(args)
+        check_token_grid(tokens.shape[1], noted.grid)
         regrouped = {
             **args,
-            "img": split_subregions(tokens, grid),
+            "img": split_subregions(tokens, noted.grid),
             "txt": args["txt"].repeat_interleave(SUBREGION_COUNT, dim=0),
-            "vec": subregion_modulation(args["vec"], tokens.shape[1], grid),
-            "pe": subregion_positions(args["pe"], grid),
+            "vec": subregion_modulation(args["vec"], tokens.shape[1], noted.grid),
+            "pe": subregion_positions(args["pe"], noted.grid),
         }
-        out = previous(regrouped, extra) if previous else extra["original_block"](regrouped)
-        return {**out, "img": merge_subregions(out["img"], grid)}
+        block = extra["original_block"] if previous is None else lambda part: previous(part, extra)
+        out = one_by_one(block, regrouped) if noted.one_by_one or previous else block(regrouped)
+        noted.reached = True
+        return {**out, "img": merge_subregions(out["img"], noted.grid)}
 
     run.viewpoint = True
     return run
 
 
-def note_grid(executor: Callable, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-    """DIFFUSION_MODEL wrapper: tell the blocks the token grid (t, h, w), which not every host does."""
-    grid = tuple(-(-size // patch) for size, patch in zip(x.shape[2:], PATCH, strict=True))
-    args = tuple({**a, GRID: grid} if isinstance(a, dict) else a for a in args)
-    if "transformer_options" in kwargs:
-        kwargs["transformer_options"] = {**kwargs["transformer_options"], GRID: grid}
-    return executor(x, *args, **kwargs)
+def one_by_one(block: Callable, regrouped: dict[str, Any]) -> dict[str, Any]:
+    """A block's output for regrouped arguments (b 4, ...), from a run of it with batch b for each subregion."""
+    rows = [slice(subregion, None, SUBREGION_COUNT) for subregion in range(SUBREGION_COUNT)]
+    outs = [block({**regrouped, **{name: regrouped[name][row] for name in ("img", "txt", "vec")}}) for row in rows]
+    return {**outs[-1], "img": torch.stack([out["img"] for out in outs], dim=1).flatten(0, 1)}
 
 
 def window_known(
@@ -125,11 +128,12 @@ def check_sampling(model: Any, conds: dict[str, list], latent: torch.Tensor) -> 
 
 
 def check_before_sampling(executor: Any, noise: torch.Tensor, latent: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-    """OUTER_SAMPLE wrapper: the checks, for whichever sampler node runs."""
+    """OUTER_SAMPLE wrapper: the checks, for whichever sampler node runs, and a run whose first pass is judged."""
     guider = executor.class_obj
     check_sampling(guider.model_patcher, guider.conds, latent)
     check_blocks(guider.model_patcher)
-    return executor(noise, latent, *args, **kwargs)
+    with sampling_run():
+        return executor(noise, latent, *args, **kwargs)
 
 
 def replacements(model: Any) -> dict[tuple, Callable]:
@@ -183,8 +187,8 @@ def patch_model(model: Any, schedule: str) -> Any:
             perspective_block(replaced.get(("double_block", block))), "dit", "double_block", block
         )
     patched.model_options.setdefault("transformer_options", {})[KEY] = blocks
-    patched.add_wrapper_with_key(Wrappers.DIFFUSION_MODEL, KEY, note_grid)
     patched.add_wrapper_with_key(Wrappers.APPLY_MODEL, KEY, window_known)
+    patched.add_wrapper_with_key(Wrappers.APPLY_MODEL, KEY, note_pass)
     patched.add_wrapper_with_key(Wrappers.OUTER_SAMPLE, KEY, check_before_sampling)
     return patched
 

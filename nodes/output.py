@@ -27,10 +27,10 @@ from ..viewpoint_core.spherical_metadata import (
 )
 from .convert import FrameStream, image_to_frames
 from .host import node_schema, output_path, progress_bar, workflow_metadata
+from .inputs import MAX_FPS
 
 CATEGORY = "ViewPoint/output"
 CODECS = {"h264": ("libx264", "avc1"), "h265": ("libx265", "hvc1")}  # Apple's players take H.265 as hvc1 only
-MAX_FPS = 240
 FPS_DENOMINATOR = 1001  # broadcast rates are 24000, 30000 and 60000 / 1001, and come from nodes as floats
 AUDIO_LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
 AUDIO_BITS_PER_CHANNEL = 96_000  # a second

@@ -1,6 +1,5 @@
 """The node that shows a panorama or a map inside the graph, to look around in."""
 
-import math
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -15,10 +14,21 @@ from ..viewpoint_core.replacing import replacing
 from ..viewpoint_core.resample import check_erp
 from .convert import image_to_frames
 from .host import node_schema, output_path
-from .output import MAX_FPS, check_audio, check_choice, encode_video, frame_bytes, frame_rate
-from .preview_video import CRF, check_loading_room, loaded_size, video_file, write_file_preview
+from .inputs import MAX_FPS
+from .output import check_choice, encode_video, frame_bytes, frame_rate
+from .preview_video import (
+    CRF,
+    audible,
+    check_loading_room,
+    joined,
+    loaded_size,
+    thinned,
+    video_file,
+    write_file_preview,
+)
 
 CHECKS = {"erp": check_erp, "viewpoint": check_map}
+SUFFIXES = {"image": ".png", "video": ".mp4"}
 RESULT = "viewpoint_360"  # what web/viewpoint_preview.js looks for
 PNG_COMPRESSION = 1  # a preview is written often and kept only while the host runs
 
@@ -31,17 +41,10 @@ def frames_and_sound(source: Any, fps: float) -> tuple[Tensor, float, Any, str]:
     if isinstance(source, Tensor):
         return image_to_frames(source, "panorama"), fps, None, ""
     parts = source.get_components()
-    rate, audio, notes = float(parts.frame_rate), parts.audio, []
-    every = math.ceil(rate / MAX_FPS)
-    if every > 1:
-        notes.append(f"One in {every} frames is shown: the video has {rate:g} frames per second.")
-    try:
-        if audio is not None:
-            check_audio(audio)
-    except ValueError as error:
-        audio = None
-        notes.append(f"Shown without sound: {error}.")
-    return image_to_frames(parts.images[::every], "panorama"), rate / every, audio, " ".join(notes)
+    rate = float(parts.frame_rate)
+    every, note = thinned(rate)
+    audio, silent = audible(lambda: parts.audio)
+    return image_to_frames(parts.images[::every], "panorama"), rate / every, audio, joined(note, silent)
 
 
 def write_preview(path: Path, frames: Tensor, fps: float, audio: Any) -> None:
@@ -51,6 +54,11 @@ def write_preview(path: Path, frames: Tensor, fps: float, audio: Any) -> None:
             Image.fromarray(frame_bytes(frames[0])).save(partial, "PNG", compress_level=PNG_COMPRESSION)
         else:
             encode_video(partial, frames, frame_rate(fps), "h264", CRF, audio, {})
+
+
+def preview_path(media: str) -> tuple[Path, str]:
+    """A new file for the viewer in the host's temp folder, and its subfolder there; media: "image" or "video"."""
+    return output_path(f"ViewPoint360_{uuid4().hex[:8]}", SUFFIXES[media], kind="temp")
 
 
 def check_size(width: int, height: int, projection: str) -> None:
@@ -111,7 +119,7 @@ class ViewPointPreview360(io.ComfyNode):
         file = None if isinstance(panorama, Tensor) else video_file(panorama)
         if file is not None:
             check_size(file.width, file.height, projection)
-            path, subfolder = output_path(f"ViewPoint360_{uuid4().hex[:8]}", ".mp4", kind="temp")
+            path, subfolder = preview_path("video")
             fps, sound, note = write_file_preview(file, path)
             return result(path, subfolder, "video", projection, fps, sound, note)
         size = None if isinstance(panorama, Tensor) else loaded_size(panorama)
@@ -121,7 +129,6 @@ class ViewPointPreview360(io.ComfyNode):
         frames, fps, audio, note = frames_and_sound(panorama, fps)
         CHECKS[projection](frames)
         media = "image" if len(frames) == 1 else "video"
-        suffix = ".png" if media == "image" else ".mp4"
-        path, subfolder = output_path(f"ViewPoint360_{uuid4().hex[:8]}", suffix, kind="temp")
+        path, subfolder = preview_path(media)
         write_preview(path, frames, fps, audio)
         return result(path, subfolder, media, projection, fps, audio is not None and media == "video", note)

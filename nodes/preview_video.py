@@ -3,7 +3,7 @@
 What browsers play is copied packet by packet, anything else is encoded anew picture by picture.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from math import ceil
 from pathlib import Path
@@ -24,10 +24,11 @@ from ..viewpoint_core.video import (
     shown_size,
     timed_frames,
 )
-from .convert import FrameStream
+from .convert import FrameStream, sound_to_audio
 from .host import progress_bar
+from .inputs import MAX_FPS
 from .memory import check_room
-from .output import MAX_FPS, AudioTrack, check_audio, encode_video, frame_rate
+from .output import AudioTrack, check_audio, encode_video, frame_rate
 
 CRF = 18
 PIXEL_BYTES = 2 * 3 * 4  # the host's list of float32 pictures, and the tensor it makes of them
@@ -65,9 +66,14 @@ def video_file(video: Any) -> VideoFile | None:
         plain = colours_of(stream).plain and not any(display_turn(first))
         plays = stream.codec_context.name == "h264" and first.format.name in PLAYED and plain
         rate = Fraction(stream.average_rate or Fraction(HEADER_RATE_DEFAULT))
-    whole = InputImpl.VideoFromFile(source).get_duration() == video.get_duration()  # newer hosts cut parts out of files
     frames = video.get_frame_count()
+    whole = is_whole(video, InputImpl.VideoFromFile(source))
     return VideoFile(Path(source), frames, *shown_size(first), begin, rate, plays) if whole and frames > 1 else None
+
+
+def is_whole(video: Any, file: Any) -> bool:
+    """Whether a VIDEO is all of its file, itself a VIDEO: newer hosts cut out parts and crop pictures."""
+    return file.get_duration() == video.get_duration() and file.get_dimensions() == video.get_dimensions()
 
 
 def loaded_size(video: Any) -> tuple[int, int, int] | None:
@@ -83,16 +89,33 @@ def check_loading_room(frames: int, width: int, height: int) -> None:
     check_room(PIXEL_BYTES * frames * width * height, what, "connect a shorter part of the video")
 
 
-def sound_of(file: VideoFile) -> tuple[Any, str]:
-    """AUDIO of a file, or None, and why it is left out."""
+def audible(give_audio: Callable[[], Any]) -> tuple[Any, str]:
+    """The AUDIO that a function gives, or None where it raises ValueError or no file holds it, and why that is."""
     try:
-        sound = read_sound(file.path, file.begin, float((file.frames + 1) / file.rate))
-        audio = None if sound is None else {"waveform": sound[0][None], "sample_rate": sound[1]}
+        audio = give_audio()
         if audio is not None:
             check_audio(audio)
     except ValueError as error:
         return None, f"Shown without sound: {error}."
     return audio, ""
+
+
+def thinned(rate: Fraction | float) -> tuple[int, str]:
+    """One in how many frames is shown of a video, so that the file can hold their rate, and the note that says so."""
+    every = ceil(rate / MAX_FPS)
+    note = f"One in {every} frames is shown: the video has {float(rate):g} frames per second." if every > 1 else ""
+    return every, note
+
+
+def joined(*notes: str) -> str:
+    """Notes in one line, those that say nothing left out."""
+    return " ".join(filter(None, notes))
+
+
+def sound_of(file: VideoFile) -> tuple[Any, str]:
+    """AUDIO of a file, or None, and why it is left out."""
+    seconds = float((file.frames + 1) / file.rate)
+    return audible(lambda: sound_to_audio(read_sound(file.path, file.begin, seconds)))
 
 
 def decoding_times(file: VideoFile) -> list[int]:
@@ -140,16 +163,14 @@ def pictures(file: VideoFile, fps: Fraction, came: list[int]) -> Iterator[Tensor
 
 def encode_anew(file: VideoFile, target: Path, audio: Any) -> tuple[float, str]:
     """The file's pictures as H.264, and its sound. Their rate, and what is left out."""
-    every, notes, came = ceil(file.rate / MAX_FPS), [], []
+    (every, note), came = thinned(file.rate), []
     fps = file.rate / every
     expected = ceil(file.frames / every)
     frames = FrameStream(pictures(file, fps, came), (expected, 3, file.height, file.width))
     encode_video(target, frames, frame_rate(float(fps)), "h264", CRF, audio, {})
-    if every > 1:
-        notes.append(f"One in {every} frames is shown: the video has {float(file.rate):g} frames per second.")
-    if len(came) < expected - 1:
-        notes.append(f"The file tells of {expected} frames, and {len(came)} can be decoded.")
-    return float(fps), " ".join(notes)
+    fewer = len(came) < expected - 1
+    broken = f"The file tells of {expected} frames, and {len(came)} can be decoded." if fewer else ""
+    return float(fps), joined(note, broken)
 
 
 def write_file_preview(file: VideoFile, target: Path) -> tuple[float, bool, str]:
@@ -164,4 +185,4 @@ def write_file_preview(file: VideoFile, target: Path) -> tuple[float, bool, str]
             pass  # MP4 does not hold it as it is
     with replacing(target) as partial:
         fps, note = encode_anew(file, partial, audio)
-    return fps, audio is not None, f"{note} {silent}".strip()
+    return fps, audio is not None, joined(note, silent)

@@ -23,6 +23,15 @@ ELSEWHERE = (
 )
 
 
+def check_embedding(embedding: torch.Tensor, name: str) -> None:
+    """Raise ValueError unless it is (1, L, 4096) and finite; `name` says where it comes from."""
+    if embedding.ndim != 3 or embedding.shape[0] != 1 or embedding.shape[2] != TEXT_DIM:
+        raise ValueError(
+            f"{name}: got an embedding {tuple(embedding.shape)}; expected (1, tokens, {TEXT_DIM}), as of Wan's encoder"
+        )
+    check_finite(embedding, name)
+
+
 def write_embedding(embedding: torch.Tensor, path: Path) -> None:
     """Write (1, L, 4096) under a temporary name, then rename."""
     with replacing(path) as partial:
@@ -40,9 +49,7 @@ def read_embedding(path: Path) -> torch.Tensor:
         raise ValueError(
             f"{path.name} is damaged or no safetensors file ({error}); save the embedding again"
         ) from error
-    if embedding.ndim != 3 or embedding.shape[0] != 1 or embedding.shape[2] != TEXT_DIM:
-        raise ValueError(f"{path.name} holds an embedding {tuple(embedding.shape)}; expected (1, tokens, {TEXT_DIM})")
-    check_finite(embedding, path.name)
+    check_embedding(embedding, path.name)
     return embedding
 
 
@@ -87,11 +94,7 @@ class ViewPointSaveTextEmbedding(io.ComfyNode):
                 f"the conditioning carries more than the prompt ({', '.join(kept_out)}), which the file cannot hold; "
                 "connect the text encoder's output"
             )
-        if embedding.ndim != 3 or embedding.shape[0] != 1 or embedding.shape[2] != TEXT_DIM:
-            raise ValueError(
-                f"the embedding is {tuple(embedding.shape)}; expected (1, tokens, {TEXT_DIM}): Wan's encoder"
-            )
-        check_finite(embedding, "conditioning")
+        check_embedding(embedding, "conditioning")
         path, subfolder = output_path(filename_prefix, SUFFIX)
         write_embedding(embedding, path)
         name = Path(subfolder, path.name)

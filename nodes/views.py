@@ -11,7 +11,7 @@ from ..viewpoint_core.views import place_samples, place_view, render_samples, re
 from .camera import CameraPathType, camera_path_input
 from .convert import image_to_frames, own_frames_to_image
 from .host import node_schema, progress_bar
-from .inputs import MAX_SIZE, angle_inputs, interpolation_input, map_size_input
+from .inputs import MAX_LENGTH, MAX_SIZE, angle_inputs, interpolation_input, map_size_input
 from .memory import check_room_for_frames
 from .projection import CATEGORY
 
@@ -35,7 +35,7 @@ class ViewPointPlaceView(io.ComfyNode):
                     "length",
                     default=0,
                     min=0,
-                    max=MAX_SIZE,
+                    max=MAX_LENGTH,
                     tooltip="Frames of the map video. 0: as many as the clip has. More: see 'hold_last'.",
                 ),
                 *angle_inputs(),

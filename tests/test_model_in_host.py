@@ -4,10 +4,10 @@ import pytest
 
 from tests.host_process import check_names, outcomes
 
-SCRIPT = "checks.py"
+SCRIPTS = ("checks.py", "passes.py")
 
 
 @pytest.mark.host
-@pytest.mark.parametrize("check", check_names(SCRIPT))
-def test_in_host(check: str) -> None:
-    assert outcomes(SCRIPT)[check] is None, outcomes(SCRIPT)[check]
+@pytest.mark.parametrize(("script", "check"), [(script, check) for script in SCRIPTS for check in check_names(script)])
+def test_in_host(script: str, check: str) -> None:
+    assert outcomes(script)[check] is None, outcomes(script)[check]

@@ -369,7 +369,8 @@ def length_not_4k_plus_1(workflow: Workflow) -> None:
 
 
 def fov_of_180(workflow: Workflow) -> None:
-    set_on(workflow, "ViewPointPlaceView", fov_deg=180.0)
+    # by a link, since the host refuses what is typed when it is queued
+    set_on(workflow, "ViewPointPlaceView", fov_deg=add(workflow, "fov", "PrimitiveFloat", value=180.0))
 
 
 def mask_of_another_size(workflow: Workflow) -> None:

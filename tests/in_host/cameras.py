@@ -1,5 +1,7 @@
 """The camera and compose nodes as the host calls them: python cameras.py HOST PACK, as in checks.py."""
 
+import asyncio
+
 from checks import torch
 from memory_peak import peak_bytes
 from running import expect_error, run_checks
@@ -7,6 +9,7 @@ from running import expect_error, run_checks
 # isort: split
 # found once checks has put the host and the pack on the path
 import comfy.utils
+import execution
 import pack.nodes.memory as memory
 from pack.nodes import NODES
 from pack.nodes.camera import ViewPointCameraPath, ViewPointCutCameraPath, ViewPointEstimateCamera
@@ -15,6 +18,8 @@ from pack.nodes.projection import ViewPointFromCubemap, ViewPointFromERP, ViewPo
 from pack.nodes.views import ViewPointPlaceView, ViewPointRenderView, ViewPointReorient
 from pack.viewpoint_core import kept, resample
 from pack.viewpoint_core.camera_path import CameraPath
+
+import nodes as host_nodes
 
 ANGLES = {"yaw_deg": 0.0, "pitch_deg": 0.0, "roll_deg": 0.0, "fov_deg": 90.0}
 KEYS = "0: 0 0 0 75\n4: 16 4 -8 75"
@@ -180,6 +185,31 @@ def check_large_conversions_take_no_more_memory_than_is_asked_for() -> None:
             assert peak < asked[0], (call.__code__.co_firstlineno, peak / asked[0])
     finally:
         memory.check_room, memory.WORKING_BYTES, resample.BAND_PIXELS, kept.KEPT_BYTES = was
+
+
+def check_an_impossible_field_of_view_is_refused_when_queued() -> None:
+    empty = {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 32, "batch_size": 1, "color": 0}}
+    settings = {"width": 64, "height": 64, "interpolation": "bicubic", **ANGLES}
+    host_nodes.NODE_CLASS_MAPPINGS["ViewPointRenderView"] = ViewPointRenderView
+    try:
+        for fov, fits in ((0.0, False), (1.0, True), (179.0, True), (180.0, False), (-90.0, False)):
+            inputs = {"erp": ["1", 0], **settings, "fov_deg": fov}
+            prompt = {"1": empty, "2": {"class_type": "ViewPointRenderView", "inputs": inputs}}
+            valid, errors, _ = asyncio.run(execution.validate_inputs("id", prompt, "2", {}))
+            assert valid == fits, (fov, errors)
+            assert {error["extra_info"]["input_name"] for error in errors} <= {"fov_deg"}
+    finally:
+        del host_nodes.NODE_CLASS_MAPPINGS["ViewPointRenderView"]
+    expect_error(lambda: ViewPointRenderView.execute(world(), **{**settings, "fov_deg": 180.0}), "between 0 and 180")
+    limits = {
+        node.define_schema().node_id: (entry.min, entry.max)
+        for node in NODES
+        for entry in node.define_schema().inputs
+        if entry.id == "fov_deg"
+    }
+    assert limits.pop("ViewPointEstimateCamera") == (0, 179)  # 0: not known
+    assert set(limits) == {"ViewPointPlaceView", "ViewPointRenderView", "ViewPointComposite"}
+    assert set(limits.values()) == {(1, 179)}
 
 
 def check_videos_beyond_memory_are_refused_before_work() -> None:

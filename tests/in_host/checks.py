@@ -29,6 +29,7 @@ DIM, BLOCKS, GRID = 128, 4, (2, 4, 4)
 LATENT = (1, 16, 2, 8, 8)
 
 load_pack(pack)
+import pack.nodes.forward_pass as forward_pass  # noqa: E402
 import pack.nodes.host as host_access  # noqa: E402
 import pack.nodes.model as model_nodes  # noqa: E402
 from pack.nodes import NODES  # noqa: E402
@@ -59,8 +60,8 @@ def load(in_dim: int) -> Any:
 
 
 def run(model: Any, channels: int, frames: int = 2, partial: bool = False) -> torch.Tensor:
-    """The diffusion model's output on seeded noise, through the MODEL's patches and wrappers; `partial` loads it as the
-    host does when memory is low."""
+    """What the MODEL denoises of seeded noise, through its patches and wrappers; `partial` loads it as the host does
+    when memory is low."""
     generator = torch.Generator().manual_seed(1)
     shape = (1, 33, frames, *LATENT[3:])
     x = torch.randn(shape, generator=generator)[:, :channels]
@@ -73,8 +74,13 @@ def run(model: Any, channels: int, frames: int = 2, partial: bool = False) -> to
         comfy.model_management.load_models_gpu([model])
     options = model.model_options["transformer_options"].copy()
     options["wrappers"] = {kind: dict(by_key) for kind, by_key in model.wrappers.items()}
-    with torch.no_grad():
-        return model.model.diffusion_model(x, torch.tensor([500.0]), text, transformer_options=options)
+    known = x[:, 16:] if channels > 16 else None
+    model.pre_run()
+    try:
+        with torch.no_grad():
+            return model.model.apply_model(x[:, :16], torch.tensor([0.5]), known, text, transformer_options=options)
+    finally:
+        model.cleanup()
 
 
 def check_inflated_model_equals_the_stock_model() -> None:
@@ -96,7 +102,13 @@ def check_a_perspective_block_equals_four_runs_of_the_stock_block() -> None:
     def original(args: dict[str, Any]) -> dict[str, Any]:
         return {"img": wan.blocks[1](args["img"], e=args["vec"], freqs=args["pe"], context=args["txt"])}
 
-    args = {"img": tokens, "txt": text, "vec": vec, "pe": pe, "transformer_options": {model_nodes.GRID: GRID}}
+    args = {
+        "img": tokens,
+        "txt": text,
+        "vec": vec,
+        "pe": pe,
+        "transformer_options": {forward_pass.PASS: forward_pass.ForwardPass(GRID)},
+    }
     with torch.no_grad():
         out = model_nodes.perspective_block(None)(args, {"original_block": original})["img"]
         grid = tokens.reshape(2, *GRID, DIM)
@@ -120,7 +132,7 @@ def check_patching_leaves_the_model_as_it_was() -> None:
     assert torch.equal(run(model, 33), before)
     assert all(torch.equal(weight, weights[name]) for name, weight in model.model.state_dict().items())
     assert not model_nodes.is_patched(model)
-    assert model.wrappers.get(model_nodes.Wrappers.DIFFUSION_MODEL, {}) == {}
+    assert model.wrappers == {}
 
 
 def check_an_existing_block_replacement_is_chained() -> None:
@@ -132,7 +144,7 @@ def check_an_existing_block_replacement_is_chained() -> None:
 
     model.set_model_patch_replace(spy, "dit", "double_block", 1)
     run(model_nodes.patch_model(model, "alternating"), 33)
-    assert seen == [(4, 8, DIM)]
+    assert seen == 4 * [(1, 8, DIM)]
 
 
 def check_patching_twice_is_refused() -> None:
@@ -158,6 +170,24 @@ def check_a_lora_that_widens_the_patch_embedding_counts() -> None:
     model = load(16)
     assert input_channels(model) == 16
     assert input_channels(comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0.0)[0]) == 33
+
+
+def check_adapters_of_other_kinds_widen_nothing() -> None:
+    from pack.nodes.host import input_channels
+
+    name, width = "diffusion_model.patch_embedding", 16 * 4
+    lokr = {
+        f"{name}.lokr_w1": torch.zeros(4, 4),
+        f"{name}.lokr_w2_a": torch.zeros(DIM // 4, 2),
+        f"{name}.lokr_w2_b": torch.zeros(2, width // 4),
+    }
+    loha = {f"{name}.hada_w{part}": torch.zeros(DIM, 2) for part in ("1_a", "2_a")}
+    loha |= {f"{name}.hada_w{part}": torch.zeros(2, width) for part in ("1_b", "2_b")}
+    loha |= {f"{name}.hada_t{part}": torch.zeros(2, 2, 1, 2) for part in (1, 2)}
+    for adapter in (lokr, loha):
+        patched = comfy.sd.load_lora_for_models(load(16), None, adapter, 1.0, 0.0)[0]
+        assert len(patched.patches) == 1
+        assert input_channels(patched) == 16
 
 
 def random_widening_lora() -> dict[str, torch.Tensor]:
@@ -202,7 +232,9 @@ def check_images_that_are_no_rgb_video_are_refused_by_name() -> None:
         expect_error(lambda image=image: image_to_frames(image, "erp"), words)
     for mask, words in (
         (torch.zeros(3, 8, 8), "a video of 2 frames"),
-        (torch.zeros(1, 8, 8), "RepeatImageBatch"),
+        (torch.zeros(1, 4, 8), "or one for all of them"),
+        (torch.zeros(1, 64, 64), "nothing is painted in the mask editor"),
+        (1 - torch.zeros(64, 64), "nothing is painted in the mask editor"),  # behind Invert Mask
         (torch.zeros(2, 8, 9), "8 x 8"),
         (torch.full((2, 8, 8), float("inf")), "NaN or infinite"),
         (torch.full((2, 8, 8), 2.0), "expected [0, 1]"),
@@ -210,11 +242,47 @@ def check_images_that_are_no_rgb_video_are_refused_by_name() -> None:
         expect_error(lambda mask=mask: mask_to_frames(mask, "mask", 2, 8, 8), words)
 
 
+def check_one_mask_stands_for_all_frames_without_a_copy() -> None:
+    from pack.nodes.compose import ViewPointCompose
+    from pack.nodes.convert import mask_to_frames
+    from pack.nodes.projection import ViewPointFromERP
+
+    mask = torch.zeros(1, 64, 128)
+    mask[:, :, :64] = 1
+    frames = mask_to_frames(mask, "mask", 3, 64, 128)
+    assert frames.shape == (3, 64, 128)
+    assert frames.data_ptr() == mask.data_ptr()
+    generator = torch.Generator().manual_seed(7)
+    erp = torch.rand(3, 64, 128, 3, generator=generator)
+    viewpoint, known = ViewPointFromERP.execute(erp, 64, "bilinear", mask).args
+    for one, each in zip((viewpoint, known), ViewPointFromERP.execute(erp, 64, "bilinear", frames).args, strict=True):
+        assert torch.equal(one, each)
+    whole = known[:1].clone()
+    composed = [ViewPointCompose.execute(viewpoint, known, 1 - viewpoint, upper, 4.0).args for upper in (whole, known)]
+    assert all(torch.equal(one, each) for one, each in zip(*composed, strict=True))
+    assert torch.equal(whole, known[:1])
+
+
 def check_an_embedding_with_more_than_the_prompt_is_not_saved_in_part() -> None:
     from pack.nodes.text_embedding import ViewPointSaveTextEmbedding
 
     conditioning = [[torch.zeros(1, 512, 4096), {"pooled_output": None, "noise_concat": torch.zeros(1)}]]
     expect_error(lambda: ViewPointSaveTextEmbedding.execute(conditioning, "x"), "noise_concat")
+
+
+def check_an_embedding_of_another_encoder_is_neither_saved_nor_loaded() -> None:
+    from pack.nodes.text_embedding import ViewPointSaveTextEmbedding, read_embedding, write_embedding
+
+    with tempfile.TemporaryDirectory() as work:
+        for shape in ((1, 5, 768), (2, 5, 4096), (5, 4096)):
+            words = f"got an embedding {shape}; expected (1, tokens, 4096)"
+            expect_error(
+                lambda shape=shape: ViewPointSaveTextEmbedding.execute([[torch.zeros(shape), {}]], "x"),
+                f"conditioning: {words}",
+            )
+            file = Path(work) / "other.safetensors"
+            write_embedding(torch.zeros(shape), file)
+            expect_error(lambda file=file: read_embedding(file), f"other.safetensors: {words}")
 
 
 def check_saved_prompts_are_listed_with_their_subfolders_and_one_saved_elsewhere_says_so() -> None:
@@ -276,9 +344,30 @@ def check_files_may_be_links_that_lead_out_of_the_folder_but_names_may_not() -> 
             assert host_access.listed_files("input", {".mp4"}) == ["clip.mp4"]
             assert host_access.chosen_file("clip.mp4", {".mp4"}).read_bytes() == b"video"
             for name in ("../elsewhere/real.mp4", str(outside / "real.mp4"), "a/../../elsewhere/real.mp4"):
-                expect_error(lambda name=name: host_access.chosen_file(name, {".mp4"}), "input or output folder")
+                expect_error(lambda name=name: host_access.chosen_file(name, {".mp4"}), "input, output or temp folder")
         finally:
             host_access.folder_paths.set_input_directory(before)
+
+
+def check_file_names_say_their_folder_as_the_hosts_loaders_read_them() -> None:
+    paths = host_access.folder_paths
+    kinds = ("input", "output", "temp")
+    before = [getattr(paths, f"get_{kind}_directory")() for kind in kinds]
+    with tempfile.TemporaryDirectory() as work:
+        try:
+            for kind in kinds:
+                (Path(work) / kind).mkdir()
+                (Path(work) / kind / "a.mp4").write_text(kind)
+                getattr(paths, f"set_{kind}_directory")(str(Path(work) / kind))
+            for name, kind in (("a.mp4", "input"), *((f"a.mp4 [{kind}]", kind) for kind in kinds)):
+                assert host_access.chosen_file(name, {".mp4"}).read_text() == kind
+                assert os.path.samefile(paths.get_annotated_filepath(name), host_access.chosen_file(name, {".mp4"}))
+            for name in ("../input/a.mp4 [temp]", f"{work}/input/a.mp4 [output]"):
+                expect_error(lambda name=name: host_access.chosen_file(name, {".mp4"}), "input, output or temp folder")
+            expect_error(lambda: host_access.chosen_file("b.mp4 [temp]", {".mp4"}), "is not in ComfyUI's temp folder")
+        finally:
+            for kind, path in zip(kinds, before, strict=True):
+                getattr(paths, f"set_{kind}_directory")(path)
 
 
 def check_a_preview_leaves_out_what_its_file_cannot_hold() -> None:
@@ -312,7 +401,7 @@ def check_linked_names_are_left_to_execute() -> None:
     assert ViewPointLoadTextEmbedding.validate_inputs(None) is True
     assert ViewPointLoadClip.validate_inputs(None, 5) is True
     assert ViewPointLoadClip.fingerprint_inputs(None, length=5) != ViewPointLoadClip.fingerprint_inputs(None, length=5)
-    expect_error(lambda: ViewPointLoadTextEmbedding.execute("/etc/passwd"), "inside ComfyUI's input or output folder")
+    expect_error(lambda: ViewPointLoadTextEmbedding.execute("/etc/passwd"), "inside ComfyUI's input, output or temp")
     expect_error(lambda: ViewPointLoadClip.execute("a.mp4", 0.0, 5, 0.0, 0), "fps 0.0")
 
 
@@ -419,7 +508,7 @@ def check_a_model_that_is_not_wan_is_refused() -> None:
 
 
 def check_extra_tokens_are_refused() -> None:
-    args = {"img": torch.zeros(1, 40, DIM), "transformer_options": {model_nodes.GRID: GRID}}
+    args = {"img": torch.zeros(1, 40, DIM), "transformer_options": {forward_pass.PASS: forward_pass.ForwardPass(GRID)}}
     expect_error(lambda: model_nodes.perspective_block(None)(args, {}), "reference")
 
 
@@ -448,6 +537,16 @@ def check_every_node_gives_search_words_to_a_host_that_knows_them() -> None:
     finally:
         host_access.io.Schema = schema_class
     assert {node: len(found) for node, found in words.items() if not 3 <= len(set(found)) <= 6} == {}
+
+
+def check_all_nodes_of_a_clip_end_at_the_same_length_and_rate() -> None:
+    limits = {"length": set(), "fps": set()}
+    for node in NODES:
+        schema = node.define_schema()
+        for entry in schema.inputs:
+            if entry.id in limits and "CameraPath" not in schema.node_id:  # a path goes along panoramas of any length
+                limits[entry.id].add(entry.max)
+    assert limits == {"length": {4097}, "fps": {240}}
 
 
 def check_a_schema_leaves_out_what_the_host_does_not_know() -> None:

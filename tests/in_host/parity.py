@@ -27,6 +27,7 @@ from safetensors.torch import save_file  # noqa: E402
 load_pack(pack)
 sys.path.append(str(pack))
 tiny_models = load_module("tiny_models", pack / "scripts" / "tiny_models.py")
+import pack.nodes.forward_pass as forward_pass  # noqa: E402
 import pack.nodes.model as model_nodes  # noqa: E402
 from pack.viewpoint_core.training import flow_matching, wan, wan_vae  # noqa: E402
 
@@ -68,6 +69,7 @@ def host_output(model: Any, x: torch.Tensor, timestep: torch.Tensor, text: torch
     """The host's diffusion model through the MODEL's patches and wrappers, as it is loaded now."""
     options = model.model_options["transformer_options"].copy()
     options["wrappers"] = {kind: dict(by_key) for kind, by_key in model.wrappers.items()}
+    options[forward_pass.PASS] = forward_pass.ForwardPass((x.shape[2], x.shape[3] // 2, x.shape[4] // 2))
     with torch.no_grad():
         return model.model.diffusion_model(x, timestep, text, transformer_options=options)
 

@@ -71,6 +71,40 @@ def check_tiles_shrink_where_memory_runs_out() -> None:
         assert max(seen) == 128, "what was too large once is tried again"
 
 
+def check_tiles_shrink_on_other_devices_errors_too() -> None:
+    management = comfy.model_management
+    management.is_oom = lambda error: isinstance(error, torch.AcceleratorError)  # as newer hosts have it
+    errors = (RuntimeError("MPS backend out of memory (9 GB)"), torch.AcceleratorError("device error 2"))
+    try:
+        for error in errors:
+            assert largest_tile_that_ran(error) == 128
+    finally:
+        del management.is_oom
+    for error in (RuntimeError("size mismatch"), management.InterruptProcessingException()):
+        try:
+            largest_tile_that_ran(error)
+        except type(error):
+            continue
+        raise AssertionError("no error")
+
+
+def largest_tile_that_ran(error: Exception) -> int:
+    """The largest side of the tiles that an upscaler is run with at the end, which has `error` for those above 150."""
+    model, ran = upscaler(), []
+    call = model._call_fn
+
+    def small_only(network: torch.nn.Module, part: torch.Tensor) -> torch.Tensor:
+        if part.shape[-1] > 150:
+            raise error
+        ran.append(part.shape[-1])
+        return call(network, part)
+
+    model._call_fn = small_only
+    with torch.no_grad(), pack_host.loaded_upscaler(model, 512, 0) as (run, _):
+        run(picture(400))
+    return max(ran)
+
+
 def check_memory_that_is_never_enough_is_an_error() -> None:
     model = upscaler()
 

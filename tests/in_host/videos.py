@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from checks import host_access, pack, torch
+from checks import comfy, host_access, load, pack, torch
+from memory_peak import peak_bytes
 from running import expect_error, run_checks
 
 # isort: split
@@ -22,7 +23,7 @@ from comfy_api.latest import InputImpl
 from comfy_execution.caching import CacheKeySetInputSignature, HierarchicalCache
 from comfy_execution.graph import DynamicPrompt
 from comfy_extras.nodes_primitive import String as PrimitiveString
-from pack.nodes.clip import ViewPointLoadClip
+from pack.nodes.clip import PIXEL_BYTES, ViewPointLoadClip
 from pack.nodes.preview import ViewPointPreview360
 from pack.viewpoint_core.video import read_sound, to_rgb
 
@@ -65,7 +66,28 @@ def check_a_clip_beyond_memory_is_refused_before_it_is_decoded() -> None:
             expect_error(lambda: ViewPointLoadClip.execute("a.mp4", 0.0, 4097, 16.0, 0), words)
             expect_error(lambda: ViewPointLoadClip.execute("a.mp4", 0.0, 4097, 16.0, 64), "has 20 until it ends")
             images, audio, fps = ViewPointLoadClip.execute("a.mp4", 0.0, 17, 16.0, 0).args
+            peak = peak_bytes(lambda: ViewPointLoadClip.execute("a.mp4", 0.0, 17, 16.0, 0))
         assert (tuple(images.shape), audio, fps) == ((17, 128, 256, 3), None, 16.0)
+        assert images.is_contiguous()
+        assert peak < 1.1 * PIXEL_BYTES * 17 * 128 * 256
+
+
+def check_the_host_gives_up_models_before_anything_is_refused() -> None:
+    management = comfy.model_management
+    model = load(33)  # the host lists only what somebody holds
+    management.load_models_gpu([model])
+    loaded = len(management.current_loaded_models)
+    before = memory.free_memory
+    memory.free_memory = lambda: 0 if management.current_loaded_models else 1 << 62
+    try:
+        assert loaded
+        memory.check_room(1 << 61, "all frames", "give fewer")
+    finally:
+        memory.free_memory = before
+    with free_memory(1 << 30):
+        words = "all frames need 2.0 GiB of memory, 1.0 GiB are free; give fewer, or unload models (Edit > "
+        expect_error(lambda: memory.check_room(2 << 30, "all frames", "give fewer"), words)
+        memory.check_room(1 << 30, "all frames", "give fewer")
 
 
 def served_from_the_cache(graphs: list[dict[str, Any]], node: str) -> list[bool]:
@@ -122,6 +144,14 @@ class Part(Unloaded):
 
     def get_duration(self) -> float:
         return super().get_duration() / 2
+
+
+class Cropped(Unloaded):
+    """Pictures of a file cropped, as newer hosts do it."""
+
+    def get_dimensions(self) -> tuple[int, int]:
+        width, height = super().get_dimensions()
+        return width, height // 2
 
 
 def look(video: Any, folder: Path, projection: str = "erp") -> tuple[Path, dict[str, Any]]:
@@ -223,6 +253,13 @@ def check_a_part_of_a_file_goes_by_the_host_if_it_fits_into_memory() -> None:
         with free_memory(100 << 20):
             expect_error(lambda: look(Part(str(source)), folder), "40 frames of 512 x 256 need 0.1 GiB of memory")
         expect_error(lambda: look(Part(str(source)), folder), "the whole video is loaded")
+
+
+def check_a_cropped_file_goes_by_the_host() -> None:
+    with own_folder() as folder:
+        source = write_video(folder / "a.mp4", 5, width=128, height=128)
+        expect_error(lambda: look(Cropped(str(source)), folder), "the whole video is loaded")
+        expect_error(lambda: look(Unloaded(str(source)), folder), "got 128 x 128")
 
 
 def check_one_picture_is_still_shown_as_a_picture() -> None:
