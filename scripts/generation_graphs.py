@@ -7,6 +7,7 @@ from scripts import stock_files
 from scripts.workflow_graph import Graph, Link, Node
 
 MAP_SIZE, LENGTH, FPS = 736, 49, 16.0
+ERP_WIDTH = 4096  # of a video that shows the clip as sharp as it is
 SECONDS = math.ceil((LENGTH - 1) / FPS)
 SAVED_PROMPTS = {
     "positive": "text_embeddings/autumn_forest_00001_.safetensors [output]",
@@ -65,11 +66,16 @@ HANDHELD_NOTE = f"""# Handheld clip to 360
 
 {MODEL_NOTE}Input, in the `input` folder (or use the upload button):
 
-- `sample_clip.mp4`: any clip of a camera that turns on one spot, of any frame rate. The camera is estimated, the clip
-  placed where it looked, so that the world stands still, and laid over the result again, sharp. Set `fov_deg` in
-  Estimate Camera to how wide the lens is, or to 0 to have it found. What the camera showed at another time stays as it
-  was then ('hold what was seen' in Place View): right for places, not for people who walk through. If the camera
-  looked up or down, say so in Place View (`pitch_deg`); the sharp clip is laid where it was placed.
+- `sample_clip.mp4`: any clip of a camera that turns on one spot, of any frame rate. The camera is estimated, and the
+  clip placed where it looked, so that the world stands still. Set `fov_deg` in Estimate Camera to how wide the lens
+  is, or to 0 to have it found. What the camera showed at another time stays as it was then ('hold what was seen' in
+  Place View): right for places, not for people who walk through. If the camera looked up or down, say so in Place
+  View (`pitch_deg`).
+
+The model's map shows the clip no finer than the rest: about 190 pixels wide for a phone held sideways. So the video is
+made {ERP_WIDTH} wide and the clip laid into it once more, where it was placed, about 740 pixels wide: that part is
+sharp, the surroundings are only enlarged. An upscale model sharpens them too, if you connect Load Upscale Model to the
+node that saves; the workflow `upscale_to_4k` links one. The preview shows the same small.
 
 The video, with the clip's sound, is saved in `output/viewpoint`, marked as 360 degrees.
 """
@@ -89,9 +95,10 @@ SAVED_PROMPT_NOTE = f"""# Text to 360 with a saved prompt
 - `{SAVED_PROMPTS["positive"].removesuffix(" [output]")}`
 - `{SAVED_PROMPTS["negative"].removesuffix(" [output]")}`
 
-in the output folder are all that is read: remove the text encoder's nodes. The model is patched by ViewPointPatchModel
-and sampled by the host's own KSampler, as in any other workflow. The video is saved in `output/viewpoint`, marked as
-360 degrees.
+in the output folder are all that is read: remove or mute the text encoder's nodes. An edited prompt is a new file:
+run the upper part again, press R, and choose the one that ends in `_00002_` where `_00001_` is loaded; else the old
+prompt is used. The model is patched by ViewPointPatchModel and sampled by the host's own KSampler, as in any other
+workflow. The video is saved in `output/viewpoint`, marked as 360 degrees.
 """
 TINY_NOTE = f"""# {{title}}, with the tiny model
 
@@ -232,7 +239,7 @@ def tiny_image_to_360() -> Graph:
 
 
 def handheld_to_360() -> Graph:
-    """A clip whose camera moved: estimated, placed where it looked, and laid over the result again."""
+    """A clip whose camera moved: estimated, placed where it looked, and laid over the enlarged result again."""
     frames, path = Link("load", "images"), Link("camera", "camera_path")
     nodes = {
         "load": clip_node(),
@@ -240,12 +247,16 @@ def handheld_to_360() -> Graph:
         "place": Node("ViewPointPlaceView", {"view": frames, "map_size": MAP_SIZE, "camera_path": path}),
         **generation_nodes("handheld_to_360", CLIP_PROMPT, known_map()),
     }
-    placed = Link("place", "camera_path")
-    nodes["composite"] = Node("ViewPointComposite", {"erp": Link("erp", "erp"), "view": frames, "camera_path": placed})
-    result = Link("composite", "erp")
-    nodes["preview"] = Node("ViewPointPreview360", {"panorama": result, "fps": FPS})
-    nodes["save"] = nodes.pop("save")  # the editor numbers nodes as they come
-    nodes["save"].inputs["erp"] = result
+    sharp = {"view": frames, "camera_path": Link("place", "camera_path")}
+    nodes["composite"] = Node("ViewPointComposite", {"erp": Link("erp", "erp"), **sharp}, "Small, for the preview")
+    nodes["preview"] = Node("ViewPointPreview360", {"panorama": Link("composite", "erp"), "fps": FPS})
+    large = {
+        "viewpoint": Link("decode", "IMAGE"),
+        "erp_width": ERP_WIDTH,
+        "filename_prefix": "viewpoint/handheld_to_360",
+    }
+    del nodes["save"]  # the editor numbers nodes as they come
+    nodes["save"] = Node("ViewPointUpscaleSave360Video", {**large, **sharp})
     return Graph(with_the_clips_sound(nodes), HANDHELD_NOTE)
 
 

@@ -1,6 +1,7 @@
 """The architecture: who may import what, and what may be done in one place only."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -303,3 +304,12 @@ def test_imports_are_resolved() -> None:
         ("viewpoint_core.training.b", True),
         ("comfy.sd", False),
     ]
+
+
+def test_the_readme_says_what_every_module_of_the_core_is_for() -> None:
+    readme = (REPO / "README.md").read_text(encoding="utf-8")
+    lines = readme.partition("## What lies where")[2].partition("\n## ")[0].splitlines()
+    named = {name for line in lines if line.startswith(" " * 6) for name in re.findall(r"\w+", line)}
+    modules = {file.stem for file in (REPO / "viewpoint_core").iterdir() if not file.name.startswith("_")}
+    assert len(modules) > 30
+    assert modules - named == set()

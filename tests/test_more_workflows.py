@@ -82,22 +82,32 @@ def is_marked_360(file: Path) -> bool:
     return again.read_bytes() == file.read_bytes()
 
 
-def test_a_handheld_clip_lies_in_the_video_where_its_camera_looked(server: ComfyServer, panorama: Tensor) -> None:
+def test_a_handheld_clip_lies_in_the_video_where_its_camera_looked_sharper_than_on_the_map(
+    server: ComfyServer, panorama: Tensor
+) -> None:
     workflow = small("handheld_to_360")
     set_on(workflow, "ViewPointLoadClip", file="handheld.mov", length=LENGTH)
-    set_on(workflow, "ViewPointToERP", width=512)
+    (save,) = nodes_of(workflow, "ViewPointUpscaleSave360Video")
+    assert workflow[save]["inputs"]["erp_width"] == 4096
+    set_on(workflow, "ViewPointUpscaleSave360Video", erp_width=1024)
+    known = {"viewpoint": [nodes_of(workflow, "ViewPointPlaceView")[0], 0], "width": 1024, "fusion": True}
+    placed = add(workflow, "placed", "ViewPointToERP", **known, interpolation="bicubic")
+    add(workflow, "saved", "SaveImage", images=placed, filename_prefix="placed")
     prompt = server.client.run(workflow)
-    (file,) = outputs_of(server, workflow, "ViewPointSave360Video", prompt)
+    (file,) = server.client.outputs(prompt, save)
+    on_the_map = [picture(file) for file in server.client.outputs(prompt, "saved")]
     video = frames(file)
-    assert video.shape == (LENGTH, 3, 256, 512)
+    assert video.shape == (LENGTH, 3, 512, 1024)
     assert is_marked_360(file)
-    truth = torch.nn.functional.interpolate(panorama[None], scale_factor=0.5, mode="area")
-    inside = {"height": 64, "width": 64}
+    inside = {"height": 128, "width": 128}
     for number in range(LENGTH):
         looked = walk().camera(number) | {"fov_deg": 70.0}  # off the soft edge
-        seen, given = (render_view(erp, **inside, **looked) for erp in (video[number], truth[0]))
+        seen, coarse, given = (
+            render_view(erp, **inside, **looked) for erp in (video[number], on_the_map[number], panorama)
+        )
         assert psnr(seen, given) > 25, number
-    made_up, given = (render_view(erp, **inside, yaw_deg=180.0, fov_deg=90.0) for erp in (video[0], truth[0]))
+        assert psnr(seen, given) > psnr(coarse, given) + 3, number
+    made_up, given = (render_view(erp, **inside, yaw_deg=180.0, fov_deg=90.0) for erp in (video[0], panorama))
     assert psnr(made_up, given) < 20
     with av.open(str(file)) as container:
         assert container.streams.video[0].average_rate == FPS

@@ -195,7 +195,8 @@ def test_video_workflows_use_the_papers_size_and_rate(name: str) -> None:
     conditioning = nodes["ViewPointConditioning"]
     assert (conditioning["map_size"], conditioning["length"]) == (736, 49)
     clip = nodes.get("ViewPointLoadClip")
-    assert nodes["ViewPointSave360Video"]["fps"] == (16 if clip is None else [link_of(name, "ViewPointLoadClip"), 2])
+    (save,) = nodes.keys() & {"ViewPointSave360Video", "ViewPointUpscaleSave360Video"}
+    assert nodes[save]["fps"] == (16 if clip is None else [link_of(name, "ViewPointLoadClip"), 2])
     assert clip is None or (clip["fps"], clip["length"]) == (16, 49)
     known = {"viewpoint", "mask"} & conditioning.keys()
     assert known == (set() if name in ("text_to_360", "saved_prompt_to_360") else {"viewpoint", "mask"})
@@ -218,6 +219,12 @@ def test_the_saved_prompt_that_is_loaded_is_the_first_that_the_same_workflow_sav
     kept = [node["inputs"] for node in nodes.values() if node["class_type"] == "ViewPointSaveTextEmbedding"]
     (source,) = [save["conditioning"][0] for save in kept if loaded == f"{save['filename_prefix']}_{FIRST}"]
     assert ("autumn forest" in nodes[source]["inputs"]["text"]) == (prompt == "positive")
+
+
+def test_the_note_says_that_an_edited_prompt_is_chosen_anew() -> None:
+    text = note_text(read_editor("saved_prompt_to_360"))
+    assert "_00002_" in text
+    assert "press R" in text
 
 
 @pytest.mark.parametrize("name", GRAPHS)

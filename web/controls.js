@@ -74,18 +74,18 @@ function wheel(event, viewer) {
   viewer.setView(zoomedView(viewer.view, Math.exp(-pixels * WHEEL_ZOOM)))
 }
 
-/** Keys of a viewer that has the focus do not reach the graph, where some mean other things. */
+/** Keys of a viewer that has the focus do not reach the graph, where some mean other things: Delete, what is selected. */
 function key(event, viewer) {
   if (event.ctrlKey || event.metaKey || event.altKey) return
+  event.stopPropagation()
   const inSlider = event.target instanceof HTMLInputElement
   const onButton = event.target instanceof HTMLButtonElement
-  if (event.key === 'Tab' || (inSlider && event.key.startsWith('Arrow'))) return event.stopPropagation()
-  if (onButton && (event.key === ' ' || event.key === 'Enter')) return event.stopPropagation() // presses it
+  if (inSlider && event.key.startsWith('Arrow')) return
+  if (onButton && (event.key === ' ' || event.key === 'Enter')) return // presses it
   const view = viewAfterKey(viewer.view, event.key)
   const command = COMMANDS[event.key.length === 1 ? event.key.toLowerCase() : event.key]
   if (!view && !command) return
   event.preventDefault()
-  event.stopPropagation()
   if (view) viewer.setView(view)
   else viewer[command]()
 }
@@ -105,12 +105,16 @@ export function addControls(root, stage, viewer, signal) {
   on(stage, 'pointerdown', (event) => {
     if (event.button !== 0) return viewer.forwardToGraph(event)
     event.stopPropagation()
+    viewer.goOn()
     root.focus({ preventScroll: true })
     drag.start(event)
   })
   on(stage, 'pointermove', (event) => (event.buttons & 4 ? viewer.forwardToGraph(event) : drag.move(event)))
   for (const name of ['pointerup', 'pointercancel']) {
-    on(stage, name, (event) => (event.button === 1 ? viewer.forwardToGraph(event) : drag.end(event)))
+    on(stage, name, (event) => {
+      drag.end(event) // of several buttons only the last one's end is told
+      if (event.button === 1) viewer.forwardToGraph(event)
+    })
   }
   keepTouches(stage, signal)
   on(stage, 'dblclick', () => viewer.toggleFullscreen())

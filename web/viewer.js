@@ -5,7 +5,7 @@ import { addControls } from './controls.js'
 import { MediaError, openMedia } from './media.js'
 import { Panel } from './panel.js'
 import { NoWebGL2, PanoramaGL } from './panorama_gl.js'
-import { HOME, validView } from './projection.js'
+import { HOME, fittedSize, validView } from './projection.js'
 
 const EMPTY = 'Queue the workflow to look around in its panorama.'
 const FLAT = 'This browser has no WebGL2, so the picture is shown flat.'
@@ -222,7 +222,9 @@ export class Viewer {
     this.parked = true
     this.panel.screen.replaceChildren(...(still.src ? [still] : []))
     this.panel.setMessage(PARKED, 'over')
-    if (this.media?.isVideo) this.media.pause()
+    if (!this.media?.isVideo || !this.visible) return // out of sight it stopped before
+    this.resume = this.media.playing
+    this.media.pause()
   }
 
   setVisible(visible) {
@@ -235,7 +237,7 @@ export class Viewer {
       this.connect().catch((error) => this.fail(error))
       return
     }
-    this.resume = clip?.playing ?? true
+    if (!this.parked) this.resume = clip?.playing ?? true
     clip?.pause()
     this.releaseTimer = setTimeout(() => this.releaseContext(), RELEASE_MS)
   }
@@ -260,10 +262,9 @@ export class Viewer {
       this.pictureIsNew = false
     }
     const { width, height } = this.panel.screen.getBoundingClientRect()
-    const pixels = (side) => Math.min(MAX_SIDE, Math.round(side * window.devicePixelRatio))
-    if (!pixels(width) || !pixels(height)) return
-    const size = { width: pixels(width), height: pixels(height) }
-    this.gl.draw(this.view, { ...size, isMap: this.file.isMap, grid: this.grid })
+    if (!width || !height) return
+    const [columns, rows] = fittedSize(...[width, height].map((side) => side * window.devicePixelRatio), MAX_SIDE)
+    this.gl.draw(this.view, { width: columns, height: rows, isMap: this.file.isMap, grid: this.grid })
   }
 
   // What controls and toolbar call
@@ -278,6 +279,13 @@ export class Viewer {
   wake() {
     if (this.gl) use(this)
     else if (this.parked) this.connect().catch((error) => this.fail(error))
+  }
+
+  /** A press on the picture: a clip that was stopped with its context goes on. */
+  goOn() {
+    const stopped = this.parked && this.resume && this.media?.isVideo
+    this.wake()
+    if (stopped) this.media?.play()
   }
 
   toggleGrid() {

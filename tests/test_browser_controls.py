@@ -1,0 +1,102 @@
+"""Buttons, keys and screens that are used less often, in the viewer in a real Chromium on the real ComfyUI."""
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser_graph import image, target, viewer
+from tests.browser_page import ComfyPage, ViewerOnPage
+from tests.browser_pictures import assert_shows_the_view
+
+pytestmark = [pytest.mark.host, pytest.mark.browser]
+
+CLIP = {"type": "LoadVideo", "pos": [60, 100], "inputs": {"file": "clip.mp4"}}
+# As many others as may hold a context take theirs: the viewer loses its own.
+TAKE_ALL = """async () => {
+  const { use } = await import('/extensions/viewpoint/context_pool.js')
+  window.others = Array.from({ length: 8 }, () => ({ parkContext() {} }))
+  window.others.forEach(use)
+}"""
+GIVE_BACK = """async () => {
+  const { drop } = await import('/extensions/viewpoint/context_pool.js')
+  window.others.forEach(drop)
+}"""
+TYPES = "app.graph.nodes.map((node) => node.type).sort()"
+
+
+def shown_picture(comfy: ComfyPage, **others: dict) -> ViewerOnPage:
+    """A viewer with the picture whose colours say where they lie."""
+    comfy.build(load=image("colours_erp.png"), view=viewer(["load", 0]), **others)
+    comfy.run()
+    comfy.viewer().wait_for_picture()
+    return comfy.viewer()
+
+
+@pytest.fixture
+def fine_screen(comfy: ComfyPage) -> Iterator[None]:
+    """A screen of so many pixels that the drawing reaches its largest size in both directions."""
+    comfy.evaluate("Object.defineProperty(window, 'devicePixelRatio', { value: 14, configurable: true })")
+    yield
+    comfy.evaluate("delete window.devicePixelRatio")
+
+
+@pytest.mark.usefixtures("fine_screen")
+def test_the_picture_keeps_its_proportions_on_a_screen_finer_than_the_drawing_may_be(comfy: ComfyPage) -> None:
+    shown = shown_picture(comfy)
+    width, height = comfy.evaluate("(({ width, height }) => [width, height])(document.querySelector('.vp360 canvas'))")
+    box = shown.stage.bounding_box()
+    assert box
+    assert max(width, height) == 4096
+    assert width / height == pytest.approx(box["width"] / box["height"], rel=0.01)
+    assert_shows_the_view(shown)
+
+
+def test_a_drag_ends_with_its_buttons_whichever_goes_last(comfy: ComfyPage) -> None:
+    shown, mouse = shown_picture(comfy), comfy.page.mouse
+    box = shown.stage.bounding_box()
+    assert box
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    mouse.move(x, y)
+    for act in (mouse.down, mouse.up):
+        for button in ("left", "middle"):
+            act(button=button)
+    shown.settle()
+    before = shown.view()
+    mouse.move(x + 60, y + 20, steps=3)
+    shown.settle()
+    assert shown.view() == before
+
+
+@pytest.mark.parametrize("key", ["Delete", "Backspace"])
+def test_keys_in_the_viewer_delete_nothing_of_the_graph(comfy: ComfyPage, new_nodes: bool, key: str) -> None:
+    shown = shown_picture(comfy, look=target("ViewPointRenderView"))
+    comfy.evaluate("app.canvas.selectNode(app.graph.nodes.find((node) => node.type === 'ViewPointRenderView'))")
+    before = comfy.evaluate(TYPES)
+    shown.stage.click()
+    comfy.page.keyboard.press(key)
+    shown.settle()
+    assert comfy.evaluate(TYPES) == before
+
+
+def test_a_clip_that_waited_for_a_click_goes_on_with_it(comfy: ComfyPage) -> None:
+    comfy.build(load=CLIP, view=viewer(["load", 0]))
+    comfy.run()
+    shown = comfy.viewer()
+    shown.wait_for_picture()
+    button = shown.root.locator(".vp360-play")
+    for click in (shown.stage.click, button.click):
+        expect(button).to_have_attribute("data-icon", "pause")  # it plays
+        comfy.evaluate(TAKE_ALL)
+        expect(shown.message).to_contain_text("Click to go on")
+        expect(button).to_have_attribute("data-icon", "play")
+        comfy.evaluate(GIVE_BACK)
+        click()
+        shown.wait_for_picture()
+    expect(button).to_have_attribute("data-icon", "pause")
+    button.click()
+    comfy.evaluate(TAKE_ALL)
+    comfy.evaluate(GIVE_BACK)
+    shown.stage.click()
+    shown.wait_for_picture()
+    expect(button).to_have_attribute("data-icon", "play")  # what the user stopped stays so
