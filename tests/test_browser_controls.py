@@ -6,6 +6,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser_graph import image, target, viewer
+from tests.browser_inputs import CLIP_FPS, CLIP_FRAMES
 from tests.browser_page import ComfyPage, ViewerOnPage
 from tests.browser_pictures import assert_shows_the_view
 
@@ -100,3 +101,17 @@ def test_a_clip_that_waited_for_a_click_goes_on_with_it(comfy: ComfyPage) -> Non
     shown.stage.click()
     shown.wait_for_picture()
     expect(button).to_have_attribute("data-icon", "play")  # what the user stopped stays so
+
+
+def test_the_arrow_keys_move_a_clips_time_by_steps_that_can_be_seen(comfy: ComfyPage) -> None:
+    comfy.build(load=CLIP, view=viewer(["load", 0]))
+    comfy.run()
+    shown = comfy.viewer()
+    shown.wait_for_picture()
+    shown.press(" ")
+    scrub = shown.root.locator(".vp360-scrub")
+    scrub.fill("0.5")
+    for _ in range(10):
+        scrub.press("ArrowRight")
+    time = float(shown.root.locator(".vp360-time").inner_text().split("/")[0])
+    assert time == pytest.approx(0.5 + 10 * CLIP_FRAMES / CLIP_FPS / 100, abs=0.1)

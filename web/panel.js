@@ -99,7 +99,7 @@ export class Panel {
 
   makeToolbar() {
     this.play = button('play', 'Play (space)')
-    this.scrub = slider('vp360-scrub', 'Time', { min: 0, max: 1, step: 0.001, value: 0 })
+    this.scrub = slider('vp360-scrub', 'Time', { min: 0, max: 1, step: 'any', value: 0 })
     this.time = element('span', 'vp360-time')
     this.mute = button('muted', 'Sound (M)')
     this.previous = button('previous', 'Previous panorama (P)')
