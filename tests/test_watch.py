@@ -1,9 +1,13 @@
 """Which held-out clips a run is watched on."""
 
+from pathlib import Path
+
+import av
 import pytest
+import torch
 
 from viewpoint_core.training.spread import spread
-from viewpoint_core.training.watch import loss_clips, sample_clips
+from viewpoint_core.training.watch import loss_clips, sample_clips, write_sample
 
 IMAGES, CLIPS, SHORT = (1, 32, 32), (13, 32, 32), (3, 32, 32)
 
@@ -38,3 +42,9 @@ def test_samples_are_of_the_longest_clips_before_any_other() -> None:
     assert sample_clips(buckets, 1) == [307]
     assert sample_clips(buckets, 4) == [306, 307, 301, 304]
     assert sample_clips({IMAGES: range(300)}, 2) == [75, 225]
+
+
+def test_samples_play_at_the_rate_of_the_caches_clips(tmp_path: Path) -> None:
+    for file in write_sample(torch.rand(3, 2, 64, 64), tmp_path, "sample", fps=7.5):
+        with av.open(str(file)) as container:
+            assert container.streams.video[0].average_rate == 7.5

@@ -114,7 +114,7 @@ def watch(run: Run) -> None:
     due = [every and run.step % every == 0 for every in (config.heldout_every, config.sample_every)]
     if not any(due) or not len(run.heldout):
         return
-    device, seed = run.accelerator.device, run.step
+    device = run.accelerator.device
     run.model.eval()
     # what is watched has shapes of its own, and is not worth compiling for
     eager = torch.compiler.set_stance("force_eager") if config.compile else nullcontext()
@@ -127,7 +127,8 @@ def watch(run: Run) -> None:
                 clip = run.heldout[index]
                 video = sample_map(run.model, run.vae, clip, run.empty_text, config, device, index)
                 if run.accelerator.is_main_process:
-                    write_sample(video, run.output / "samples", f"step_{seed:08}_{index}", config.layout)
+                    name, fps = f"step_{run.step:08}_{index}", run.heldout.fingerprint.fps
+                    write_sample(video, run.output / "samples", name, config.layout, fps=fps)
     run.model.train()
 
 

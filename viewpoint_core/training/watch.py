@@ -23,7 +23,6 @@ from .spread import spread
 from .wan import predict_velocity
 from .wan_vae import decode_latent
 
-FPS = 16
 SAMPLE_VIEW = View()  # 90 degrees straight ahead, the first of the paper's
 
 
@@ -111,7 +110,7 @@ def six_faces(erp: Tensor) -> Tensor:
     return faces_to_picture(torch.stack(views, dim=1)).clamp(0, 1)
 
 
-def write_sample(video: Tensor, folder: Path, name: str, layout: str = VIEWPOINT) -> list[Path]:
+def write_sample(video: Tensor, folder: Path, name: str, layout: str = VIEWPOINT, *, fps: float) -> list[Path]:
     """The map (or another layout), its panorama and six faces of a map video (3, T, S, S), as three files."""
     frames = video.transpose(0, 1).cpu()
     width = erp_width_for_map(frames.shape[-1]) if layout == VIEWPOINT else frames.shape[-1] // 4 * 4
@@ -120,5 +119,5 @@ def write_sample(video: Tensor, folder: Path, name: str, layout: str = VIEWPOINT
     files = [folder / f"{name}_{kind}.mp4" for kind in shown]
     folder.mkdir(parents=True, exist_ok=True)
     for file, picture in zip(files, shown.values(), strict=True):
-        write_video(picture, file, FPS, crf=18, pix_fmt="yuv420p")
+        write_video(picture, file, fps, crf=18, pix_fmt="yuv420p")
     return files
