@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import ConsoleMessage, Locator, Page, Response, Route
 
-from scripts.comfy_server import ComfyServer
+from scripts.comfy_server import PACK, ComfyServer
 
 SCREENSHOTS = Path(__file__).parents[1] / "build" / "screenshots"
 FLAGS = (
@@ -31,6 +31,7 @@ SETTINGS = {
     "Comfy.Minimap.Visible": False,
     "Comfy.VueNodes.Enabled": False,
 }
+OWN_SCRIPTS = f"/extensions/{PACK}/"
 # What ComfyUI's own page does wrong without any node pack: on its first start, and where an open subgraph goes.
 HOST_ERRORS = ("/user.css", "reading 'id'", "status of 404", "event listeners for graph that was never set up")
 HOST_MISSING = ("/user.css", "/userdata", "/settings/", "/templates/")
@@ -81,7 +82,7 @@ class ComfyPage:
         self.errors: list[str] = []
         page.set_default_timeout(TIMEOUT_MS)
         page.on("console", self.note_console)
-        page.on("pageerror", lambda error: self.note(str(error)))
+        page.on("pageerror", lambda error: self.note(str(error), error.stack or ""))
         page.on("response", self.note_response)
         page.route(lambda url: not url.startswith((server.url, "blob:", "data:")), self.answer_nothing)
 
@@ -90,13 +91,14 @@ class ComfyPage:
         """No test asks a server elsewhere; ComfyUI's page looks for news of its releases."""
         route.fulfill(status=200, content_type="application/json", body="[]")
 
-    def note(self, text: str) -> None:
-        if not any(known in text for known in HOST_ERRORS):
+    def note(self, text: str, place: str) -> None:
+        """Keep an error, unless it is one of ComfyUI's own: one that no script of the pack has part in."""
+        if OWN_SCRIPTS in text + place or not any(known in text for known in HOST_ERRORS):
             self.errors.append(text)
 
     def note_console(self, message: ConsoleMessage) -> None:
         if message.type == "error":
-            self.note(message.text)
+            self.note(message.text, message.location["url"])
 
     def note_response(self, response: Response) -> None:
         if response.status >= 400 and not any(known in response.url for known in HOST_MISSING):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Response, expect
 
 from scripts.comfy_server import ComfyServer
 from tests.browser_graph import ANGLES, HOLDERS, LOST, RESULT, SHRINK, UNKNOWN, image, target, viewer, viewer_alone
@@ -18,7 +18,7 @@ from tests.browser_inputs import (
     MAP,
     sample_erp,
 )
-from tests.browser_page import WINDOW, ComfyPage, ViewerOnPage
+from tests.browser_page import OWN_SCRIPTS, WINDOW, ComfyPage, ViewerOnPage
 from tests.browser_pictures import assert_shows_the_view
 from viewpoint_core.viewpoint_map import erp_to_viewpoint, viewpoint_to_erp
 from viewpoint_core.views import render_view
@@ -236,6 +236,16 @@ def clip_time(comfy: ComfyPage, number: int = 0) -> float:
     return float(comfy.page.locator(".vp360-time").nth(number).inner_text().split("/")[0])
 
 
+def settled_brightness(shown: ViewerOnPage, expected: float, within: float) -> float:
+    """The picture's mean, once it is so near to what is expected; else as it is after some seconds."""
+    for _ in range(50):
+        mean = float(shown.pixels().mean())
+        if abs(mean - expected) < within:
+            break
+        shown.page.wait_for_timeout(100)
+    return mean
+
+
 def test_a_video_plays_stops_and_is_scrubbed(comfy: ComfyPage) -> None:
     video = {"type": "LoadVideo", "pos": [60, 100], "inputs": {"file": "clip.mp4"}}
     comfy.build(load=video, view=viewer(["load", 0]))
@@ -258,9 +268,8 @@ def test_a_video_plays_stops_and_is_scrubbed(comfy: ComfyPage) -> None:
     for seconds in (0.1, 2.6):
         shown.root.locator(".vp360-scrub").fill(str(seconds))
         comfy.page.wait_for_function(f"parseFloat(document.querySelector('.vp360-time').textContent) === {seconds}")
-        comfy.page.wait_for_timeout(150)
         expected = 10 + 9 * int(seconds * CLIP_FPS)
-        assert shown.pixels().mean() == pytest.approx(expected, abs=6)
+        assert settled_brightness(shown, expected, within=6) == pytest.approx(expected, abs=6)
     expect(shown.root.locator(".vp360-muted")).to_be_visible()  # the clip has sound
     comfy.screenshot("video")
 
@@ -271,14 +280,38 @@ def test_frames_play_at_their_rate_and_are_streamed_by_ranges(comfy: ComfyPage) 
     view = viewer(["parts", 0])
     view["inputs"]["fps"] = 4.0
     statuses: list[int] = []
-    comfy.page.on("response", lambda answer: "/view?" in answer.url and statuses.append(answer.status))
+
+    def note_status(answer: Response) -> None:
+        if "/view?" in answer.url:
+            statuses.append(answer.status)
+
+    comfy.page.on("response", note_status)
     comfy.build(load=video, parts=parts, view=view)
     comfy.run()
     comfy.viewer().wait_for_picture()
     total = comfy.viewer().root.locator(".vp360-time")
     expect(total).to_contain_text(f"/ {CLIP_FRAMES / 4:.1f} s")
     expect(comfy.viewer().root.locator(".vp360-muted")).to_be_hidden()
+    comfy.page.remove_listener("response", note_status)
     assert 206 in statuses
+
+
+# What counts as an error
+
+
+THROW = """([text, place]) => {
+  const error = new TypeError(text)
+  error.stack = `TypeError: ${text}\n    at draw (${window.location.origin}${place}:1:1)`
+  setTimeout(() => { throw error })
+}"""
+
+
+def test_an_error_in_the_packs_scripts_is_told_where_comfyuis_own_is_known(comfy: ComfyPage) -> None:
+    known = "Cannot read properties of undefined (reading 'id')"
+    for place in ("/assets/index.js", f"{OWN_SCRIPTS}viewer.js"):
+        with comfy.page.expect_event("pageerror"):
+            comfy.evaluate(THROW, [known, place])
+        assert comfy.take_errors() == ([known] if place.startswith(OWN_SCRIPTS) else [])
 
 
 # Several viewers, and their end

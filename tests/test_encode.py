@@ -1,6 +1,7 @@
 """The cache: what it holds, that it goes on where it was stopped, and what it refuses."""
 
 import os
+import re
 import resource
 import shutil
 import signal
@@ -227,6 +228,35 @@ def test_a_clips_file_is_opened_for_its_header_once(made: tuple[Studio, Path], m
     assert opened.count("clips") == 1
 
 
+def test_without_mirrors_every_variant_is_only_turned(studio: Studio, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    assert main([*arguments(studio, cache, text_encoder=None), "--no-mirror"]) == 0
+    items, folder = read_manifest(studio.manifest), studio.manifest.parent
+    specs, _ = plan_clips(items, folder, Sampling(LENGTH, 16.0, 2, mirror=False))
+    usual, _ = plan_clips(items, folder, Sampling(LENGTH, 16.0, 2))
+    assert any(spec.mirror for spec in usual)
+    for spec in specs:
+        assert torch.equal(read_map(cache, spec.key), load_map(spec, SIZE))
+
+
+def test_clips_bounds_the_clips_of_an_item(studio: Studio, tmp_path: Path) -> None:
+    """The video gives one clip instead of two."""
+    assert encode(studio, tmp_path / "cache", clips=1) == 0
+    sources = [row["source"] for row in CachedClips(tmp_path / "cache").rows]
+    assert {source: sources.count(source) for source in sources} == {"a.png": 2, "b.png": 2, "v.mp4": 2, "frames": 2}
+
+
+def test_dtype_is_that_in_which_the_vae_computes(studio: Studio, tmp_path: Path) -> None:
+    write_manifest(read_manifest(studio.manifest)[:1], studio.manifest)
+    assert encode(studio, tmp_path / "cache", dtype="bfloat16") == 0
+    clips, vaes = CachedClips(tmp_path / "cache"), [load_vae(studio.vae, dtype=d) for d in program.DTYPES.values()]
+    item = clips.item(0)
+    full, half = (encode_video(vae, map_to_video(item["map"])[None])[0] for vae in vaes)
+    assert clips.fingerprint.dtype == "bfloat16"
+    assert torch.equal(item["latent"], half)
+    assert not torch.equal(item["latent"], full)
+
+
 def test_texts_are_the_encoders_with_zero_rows_behind(made: tuple[Studio, Path]) -> None:
     studio, cache = made
     encoder, clips = load_text_encoder(studio.text_encoder, torch.float32), CachedClips(cache)
@@ -290,14 +320,54 @@ def run_and_stop(command: list[str], cache: Path, number: signal.Signals, after:
         process.kill()
 
 
+class AskedInFinaliser:
+    """Something in whose finaliser the signal comes, where Python drops what is raised."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        signal.raise_signal(self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_stops_after_the_clip_at_hand_wherever_the_signal_comes(
+    number: signal.Signals,
+    studio: Studio,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cache, before = tmp_path / "cache", [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+
+    def stopped_at_the_third(vae: AutoencoderKLWan, video: Tensor) -> Tensor:
+        if len(list(cache.glob("clips/*.safetensors"))) == 2:
+            AskedInFinaliser(number)
+        return encode_video(vae, video)
+
+    monkeypatch.setattr(program, "encode_video", stopped_at_the_third)
+    assert encode(studio, cache, text_encoder=None) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "encode: stopped; start it again to go on"
+    assert len(list(cache.glob("clips/*.safetensors"))) == 3
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory, models: Path) -> tuple[Studio, Path]:
+    """A studio and its finished cache of 101 clips, only to be read."""
+    folder = tmp_path_factory.mktemp("long")
+    studio = make_studio(folder / "data", models)
+    assert encode(studio, folder / "cache", variants=20) == 0
+    return studio, folder / "cache"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_run_that_is_stopped_goes_on_and_equals_one_that_is_not(
-    number: signal.Signals, studio: Studio, tmp_path: Path
+    number: signal.Signals, long: tuple[Studio, Path], tmp_path: Path
 ) -> None:
-    changes = {"variants": 20}
-    assert encode(studio, tmp_path / "whole", **changes) == 0
-    whole, cache = contents(tmp_path / "whole"), tmp_path / "stopped"
+    changes, studio = {"variants": 20}, long[0]
+    whole, cache = contents(long[1]), tmp_path / "stopped"
     status = run_and_stop(arguments(studio, cache, **changes), cache, number, after=3)
     assert status == (130 if number is signal.SIGINT else -signal.SIGKILL)
     early = [name for name in contents(cache) if name.endswith(".safetensors") and not Path(name).name.startswith(".")]
@@ -458,8 +528,7 @@ def test_bad_options_are_answered_before_anything_is_written(
     assert encode(studio, tmp_path / "cache", **changes) == 2
     assert not (tmp_path / "cache").exists()
     said = capsys.readouterr().err
-    with pytest.raises(ValueError, match=message):
-        raise ValueError(said)
+    assert re.search(message, said), said
 
 
 def test_files_of_another_vae_than_the_caches_are_not_read(finished: tuple[Studio, Path], tmp_path: Path) -> None:

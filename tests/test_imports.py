@@ -41,11 +41,17 @@ HALVES_THAT_ARE_NO_PIXEL = {
 UNSAFE_MODULES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 UNSAFE_BUILTINS = {"eval", "exec", "compile", "__import__"}
 TORCH_PICKLES = {"load", "save"}
+UNSAFE_CALLS = {
+    *(f"torch.{name}" for name in TORCH_PICKLES),
+    *("torch.jit.load", "jit.load"),
+    *(f"yaml.{name}" for name in ("load", "load_all", "unsafe_load", "unsafe_load_all", "full_load", "full_load_all")),
+}
 
 CORE_FILES = sorted((REPO / "viewpoint_core").rglob("*.py"))
 NODE_FILES = sorted((REPO / "nodes").rglob("*.py"))
 SCRIPT_FILES = sorted((REPO / "scripts").rglob("*.py"))
 ALL_FILES = [REPO / "__init__.py", *CORE_FILES, *NODE_FILES, *SCRIPT_FILES]
+BENCHMARK_FILES = sorted((REPO / "benchmarks").rglob("*.py"))
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -147,14 +153,13 @@ def adds_half_to_a_count(node: ast.AST) -> bool:
 def unsafe(source: str, file: Path) -> list[str]:
     """What a text does that runs code from data."""
     names = [name for name, _ in imported(source, file)]
-    found = [name for name in names if top(name) in UNSAFE_MODULES or name in {f"torch.{x}" for x in TORCH_PICKLES}]
+    found = [name for name in names if top(name) in UNSAFE_MODULES or name in UNSAFE_CALLS]
     for node in ast.walk(ast.parse(source)):
         function = node.func if isinstance(node, ast.Call) else None
         if isinstance(function, ast.Name) and function.id in UNSAFE_BUILTINS:
             found.append(function.id)
-        on = function.value if isinstance(function, ast.Attribute) else None
-        if isinstance(on, ast.Name) and on.id == "torch" and function.attr in TORCH_PICKLES:
-            found.append(f"torch.{function.attr}")
+        if isinstance(function, ast.Attribute) and ast.unparse(function) in UNSAFE_CALLS:
+            found.append(ast.unparse(function))
         if isinstance(node, ast.keyword) and node.arg == "allow_pickle" and getattr(node.value, "value", True):
             found.append("allow_pickle")
     return found
@@ -269,7 +274,7 @@ def test_images_are_sampled_in_one_function() -> None:
     assert everywhere(ALL_FILES, lambda node: called(node) in {"affine_grid", "map_coordinates", "remap"}) == []
 
 
-@pytest.mark.parametrize("file", ALL_FILES, ids=name_of)
+@pytest.mark.parametrize("file", ALL_FILES + BENCHMARK_FILES, ids=name_of)
 def test_no_code_is_run_from_data(file: Path) -> None:
     assert unsafe(file.read_text(), file) == []
 
@@ -280,7 +285,8 @@ def test_no_code_is_run_from_data(file: Path) -> None:
 @pytest.mark.parametrize(
     "source",
     ["import pickle", "from pickle import loads", "import torch\ntorch.load('a')", "from torch import load as l"]
-    + ["eval('1')", "exec('1')", "import numpy as np\nnp.load('a', allow_pickle=True)", "torch.save({}, 'a')"],
+    + ["eval('1')", "exec('1')", "import numpy as np\nnp.load('a', allow_pickle=True)", "torch.save({}, 'a')"]
+    + ["yaml.load(a, Loader=yaml.Loader)", "yaml.unsafe_load(a)", "from yaml import full_load", "torch.jit.load('a')"],
 )
 def test_code_from_data_is_found(source: str) -> None:
     assert unsafe(source, REPO / "nodes" / "a.py")
@@ -288,6 +294,7 @@ def test_code_from_data_is_found(source: str) -> None:
 
 def test_what_runs_no_code_from_data_is_let_pass() -> None:
     source = "model.eval()\nre.compile('a')\nnp.load('a', allow_pickle=False)\nload_file('a')\njson.load(a)"
+    source += "\nyaml.safe_load(a)"
     assert unsafe(source, REPO / "nodes" / "a.py") == []
 
 

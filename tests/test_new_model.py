@@ -1,12 +1,13 @@
 """A small model to train from nothing, and training without captions."""
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.training_runs import LENGTH, MAP, WIDTH, flags_of, write_turning_panorama
+from tests.training_runs import LENGTH, MAP, WIDTH, flags_of, losses, write_turning_panorama
 from viewpoint_core import encode, train
 from viewpoint_core.training.data.cache import CachedClips
 from viewpoint_core.training.data.manifest import Item, write_manifest
@@ -80,8 +81,11 @@ def test_a_model_trains_without_captions_on_every_layout(
     assert {row["caption"] for row in clips.rows} == {""}
     assert not bool(clips.empty_text().any())
     paths = {name: untold[name] for name in ("model", "vae")} | {"cache": cache}
-    run = flags_of(paths, tmp_path / f"run_{layout}", steps=2, layout=layout, schedule=schedule, shift=3)
-    assert train.main(run) == 0
+    output = tmp_path / f"run_{layout}"
+    assert train.main(flags_of(paths, output, steps=2, layout=layout, schedule=schedule, shift=3)) == 0
+    found = losses(output)
+    assert list(found) == [1, 2]
+    assert all(map(math.isfinite, found.values()))
 
 
 def test_a_cache_of_another_layout_is_refused(

@@ -375,14 +375,6 @@ def test_settings_out_of_range_do_not_pass_validation(server: ComfyServer, input
         server.client.run(save_video(empty(), **inputs))
 
 
-def test_every_input_of_the_save_nodes_has_a_tooltip(server: ComfyServer) -> None:
-    for name in ("ViewPointSave360Video", "ViewPointSave360Image"):
-        inputs = server.client.get(f"/object_info/{name}")[name]["input"]
-        settings = {key: options for kind in ("required", "optional") for key, options in inputs.get(kind, {}).items()}
-        assert len(settings) >= 4
-        assert [key for key, options in settings.items() if not options[1].get("tooltip")] == []
-
-
 # Preview
 
 

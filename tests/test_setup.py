@@ -84,8 +84,18 @@ def test_the_registrys_own_table_has_known_fields_and_the_needed_ones() -> None:
     comfy = read_pyproject()["tool"]["comfy"]
     assert {"PublisherId", "DisplayName", "requires-comfyui"} <= set(comfy) <= REGISTRY_FIELDS
     assert re.fullmatch(r"[a-z0-9][a-z0-9-]*", comfy["PublisherId"])
-    for picture in {"Icon", "Banner"} & set(comfy):
-        assert re.fullmatch(r"https://\S+\.(svg|png|jpg|gif)", comfy[picture])
+    assert [name for name in ("Icon", "Banner") if name in comfy and not is_picture_url(comfy[name])] == []
+
+
+def is_picture_url(text: str) -> bool:
+    """Whether the registry takes it for the pack's picture."""
+    return bool(re.fullmatch(r"https://\S+\.(svg|png|jpg|gif)", text))
+
+
+def test_a_picture_that_the_registry_refuses_is_found() -> None:
+    assert is_picture_url("https://pack.dev/icon.svg")
+    for text in ("icon.png", "http://pack.dev/icon.png", "https://pack.dev/icon", "https://pack.dev/an icon.png"):
+        assert not is_picture_url(text)
 
 
 def test_the_supported_comfyui_and_python_are_those_of_the_tests() -> None:
@@ -107,9 +117,18 @@ def test_classifiers_tell_the_registry_systems_and_accelerators() -> None:
 
 
 def test_urls_if_any_are_of_a_real_repository() -> None:
-    for url in read_pyproject()["project"].get("urls", {}).values():
-        assert re.fullmatch(r"https://[\w.-]+/\S+", url)
-        assert not re.search(r"example|username|placeholder", url)
+    assert [url for url in read_pyproject()["project"].get("urls", {}).values() if not is_real_url(url)] == []
+
+
+def is_real_url(url: str) -> bool:
+    """Whether it is a page's, and no placeholder."""
+    return bool(re.fullmatch(r"https://[\w.-]+/\S+", url)) and not re.search(r"example|username|placeholder", url)
+
+
+def test_a_placeholder_for_a_url_is_found() -> None:
+    assert is_real_url("https://code.dev/people/pack")
+    for url in ("https://code.dev", "http://code.dev/pack", "https://code.dev/username/pack", "https://example.com/a"):
+        assert not is_real_url(url)
 
 
 def test_the_citation_names_the_paper_as_the_readme_does() -> None:

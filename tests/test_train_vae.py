@@ -1,5 +1,6 @@
 """The small VAE: how it starts, the scale of its latents, and a run that is stopped and goes on."""
 
+import signal
 from dataclasses import fields
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from viewpoint_core.training.data.manifest import Item, write_manifest
 from viewpoint_core.training.new_vae import new_vae
 from viewpoint_core.training.patch_codes import fit_codes
 from viewpoint_core.training.plan import generator_for
+from viewpoint_core.training.state import newest_checkpoint
 from viewpoint_core.training.vae_training import (
     CONTRAST_FLOOR,
     code_loss,
@@ -143,19 +145,21 @@ def test_the_written_file_is_the_vae(tmp_path: Path) -> None:
     assert reconstruction_psnr(loaded, clips(1), CPU) == reconstruction_psnr(vae.eval(), clips(1), CPU)
 
 
-def test_a_stopped_run_goes_on_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_goes_on_exactly(number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C among the single frames, when part of the weights has not been reached yet."""
     manifest(tmp_path)
     assert train_vae.main(flags(tmp_path, "whole")) == 0
     real_step = train_vae.train_step
 
     def stop_at_two(run: train_vae.VaeRun) -> float:
-        if run.step == 2:
-            raise KeyboardInterrupt
+        if run.step == 1:
+            signal.raise_signal(number)
         return real_step(run)
 
     monkeypatch.setattr(train_vae, "train_step", stop_at_two)
     assert train_vae.main(flags(tmp_path, "stopped")) == 130
+    assert newest_checkpoint(tmp_path / "stopped").name == "step_00000002"
     monkeypatch.setattr(train_vae, "train_step", real_step)
     assert train_vae.main(flags(tmp_path, "stopped")) == 0
     whole, stopped = ((tmp_path / name / train_vae.FILE).read_bytes() for name in ("whole", "stopped"))

@@ -34,6 +34,7 @@ from .training.data.fingerprint import Fingerprint, claim_cache, vae_fingerprint
 from .training.data.manifest import Problem, read_manifest
 from .training.known_view import View, known_video, view_mask
 from .training.layouts import LAYOUTS, VIEWPOINT
+from .training.stopping import Stop, stopped_by_signals
 from .training.text import TEXT_TOKENS, encode_text, load_text_encoder, text_fingerprint
 from .training.wan_vae import encode_video, load_vae
 
@@ -53,7 +54,8 @@ Run it again to go on after a stop, to add items or variants, or to try broken i
 repeated. Several processes share the work with --shard 0/4 ... 3/4, or started by torchrun or accelerate launch.
 
 Exit status: 0 if all is encoded, 1 if some items are broken or too short (reported by name, the others are encoded),
-2 for bad options, a cache that was made with other settings, a full disk or full memory; 130 when stopped by Ctrl-C.
+2 for bad options, a cache that was made with other settings, a full disk or full memory; 130 when stopped. Ctrl-C and
+SIGTERM stop it after the clip at hand, a second one at once.
 Under torchrun or accelerate launch, 0 for broken and short items too: a launcher ends all its processes where one gives
 another status.
 """
@@ -83,7 +85,7 @@ def bar(total: int, what: str, unit: str, shard: tuple[int, int]) -> tqdm:
     return tqdm(total=total, desc=f"{what}{share}", unit=unit, position=int(os.environ.get("LOCAL_RANK", 0)))
 
 
-def encode_texts(options: argparse.Namespace, captions: Iterable[str], fingerprint: Fingerprint) -> None:
+def encode_texts(options: argparse.Namespace, captions: Iterable[str], fingerprint: Fingerprint, stop: Stop) -> None:
     """Encode this process's share of the captions, and the empty one that caption dropout needs."""
     index, count = options.shard
     own = sorted({"", *captions})[index::count]
@@ -93,6 +95,7 @@ def encode_texts(options: argparse.Namespace, captions: Iterable[str], fingerpri
     encoder = load_text_encoder(options.text_encoder, DTYPES[options.text_dtype], options.device)
     with bar(len(todo), "texts", "text", options.shard) as progress:
         for caption in todo:
+            stop.check()
             embedding, tokens = encode_text(encoder, caption)
             if tokens > TEXT_TOKENS:
                 progress.write(
@@ -115,12 +118,15 @@ def ahead(
     yield from begun
 
 
-def unfinished(options: argparse.Namespace, specs: Sequence[ClipSpec], fingerprint: Fingerprint) -> list[ClipSpec]:
+def unfinished(
+    options: argparse.Namespace, specs: Sequence[ClipSpec], fingerprint: Fingerprint, stop: Stop
+) -> list[ClipSpec]:
     """The clips of this process's share that are still to be made."""
     index, count = options.shard
     with bar(len(specs[index::count]), "check", "clip", options.shard) as progress:
         todo = []
         for spec in specs[index::count]:
+            stop.check()
             if not is_finished(options.cache, spec, fingerprint):
                 todo.append(spec)
             progress.update()
@@ -142,9 +148,11 @@ def encode_clip(vae: AutoencoderKLWan, packed: MapFile, masks: dict[str, torch.T
     return latents
 
 
-def encode_clips(options: argparse.Namespace, specs: Sequence[ClipSpec], fingerprint: Fingerprint) -> list[Problem]:
+def encode_clips(
+    options: argparse.Namespace, specs: Sequence[ClipSpec], fingerprint: Fingerprint, stop: Stop
+) -> list[Problem]:
     """Encode what is unfinished of this process's share, maps drawn ahead by threads; returns what is broken."""
-    todo = unfinished(options, specs, fingerprint)
+    todo = unfinished(options, specs, fingerprint, stop)
     if not todo:
         return []
     vae = load_vae(options.vae, dtype=DTYPES[options.dtype]).to(options.device)
@@ -160,6 +168,7 @@ def encode_clips(options: argparse.Namespace, specs: Sequence[ClipSpec], fingerp
     try:
         with bar(len(todo), "clips", "clip", options.shard) as progress:
             for spec, drawn in ahead(pool, draw, todo, options.workers):
+                stop.check()
                 try:
                     packed = drawn.result()
                     latents = encode_clip(vae, packed, masks)
@@ -277,11 +286,12 @@ def encode(options: argparse.Namespace) -> int:
     write_plan(options.cache, specs, options.map_size, options.layout)
     if options.no_text:
         write_text(options.cache, "", torch.zeros(1, TEXT_DIM), NO_TEXT)
-    if options.text_encoder:
-        if index == 0:
-            warn_of_missing_captions(specs, options.manifest)
-        encode_texts(options, (spec.item.caption for spec in specs), fingerprint)
-    broken = encode_clips(options, specs, fingerprint)
+    with stopped_by_signals() as stop:
+        if options.text_encoder:
+            if index == 0:
+                warn_of_missing_captions(specs, options.manifest)
+            encode_texts(options, (spec.item.caption for spec in specs), fingerprint, stop)
+        broken = encode_clips(options, specs, fingerprint, stop)
     share = f" (share {index}/{count})" if count > 1 else ""
     left_out = f"{len(broken)} broken, {len(short[index::count])} items too short"
     print(f"{options.cache}{share}: {len(specs[index::count]) - len(broken)} clips; {left_out}")

@@ -3,14 +3,12 @@
 import argparse
 import json
 import math
-import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict
 from statistics import fmean
-from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -37,6 +35,7 @@ from .training.parallel import end_processes, gradients_shared, uses_deepspeed
 from .training.plan import derive_seed, lr_at
 from .training.run import Run, keep_weights, save, start_run
 from .training.state import wait_for_all
+from .training.stopping import stopped_by_signals
 from .training.watch import heldout_losses, sample_clips, sample_map, write_sample
 
 OUT_OF_MEMORY = (
@@ -135,7 +134,7 @@ def watch(run: Run) -> None:
 def wants_to_stop(run: Run) -> bool:
     """Whether any process was asked to stop, or the run by a file: launchers leave no time to write a large checkpoint
     after a signal."""
-    stop = run.stop or (run.accelerator.is_main_process and (run.output / STOP_FILE).exists())
+    stop = run.stop.asked or (run.accelerator.is_main_process and (run.output / STOP_FILE).exists())
     if run.accelerator.num_processes == 1:
         return stop
     flag = torch.tensor(float(stop), device=run.accelerator.device)
@@ -210,26 +209,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-@contextmanager
-def stopped_by_signals(run: Run) -> Iterator[None]:
-    """SIGINT and SIGTERM end the run after the step at hand, with a checkpoint; a second one ends it at once.
-
-    A handler that stayed would hold the run, and with it its process group's threads; one that is busy when Python ends
-    aborts the process.
-    """
-
-    def stop(number: int, frame: Any) -> None:
-        run.stop = True
-        signal.signal(number, signal.SIG_DFL)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def write_config(run: Run) -> None:
     """Keep the settings beside the results."""
     if run.accelerator.is_main_process:
@@ -238,11 +217,11 @@ def write_config(run: Run) -> None:
 
 
 def run_to_end(config: TrainingConfig) -> int:
-    """Train to the last step or until stopped, and say which; the exit status, the same in all processes. Nothing of
-    the run is left in memory."""
+    """Train to the last step, or until SIGINT or SIGTERM stops it after a step, and say which; the exit status, the
+    same in all processes. Nothing of the run is left in memory."""
     run = start_run(config)
     write_config(run)
-    with stopped_by_signals(run):
+    with stopped_by_signals() as run.stop:
         train(run)
         stopped = run.step < config.steps
         if stopped and run.accelerator.is_main_process:

@@ -24,6 +24,7 @@ from .training.plan import generator_for, lr_at
 from .training.precision import fast_autocast
 from .training.replay import Replay
 from .training.state import check_facts, collect_tensors, load_state, newest_checkpoint, save_state, write_tensors
+from .training.stopping import stopped_by_signals
 from .training.vae_training import (
     code_loss,
     draw_crops,
@@ -232,20 +233,18 @@ def save(run: VaeRun) -> None:
 
 
 def train(run: VaeRun) -> None:
-    """Train to the last step; Ctrl-C leaves a checkpoint."""
+    """Train to the last step. Raises KeyboardInterrupt, with a checkpoint of the step at hand, when asked to stop."""
     mean = None
-    with tqdm(total=run.options.steps, initial=run.step, desc="vae", unit="step") as bar:
-        try:
-            while run.step < run.options.steps:
-                error = train_step(run)
-                mean = error if mean is None else 0.98 * mean + 0.02 * error
-                bar.set_postfix(psnr=f"{10 * torch.tensor(4 / mean).log10():.2f}", refresh=False)
-                bar.update()
-                if run.step % SAVE_EVERY == 0:
-                    save(run)
-        except KeyboardInterrupt:
-            save(run)
-            raise
+    bar = tqdm(total=run.options.steps, initial=run.step, desc="vae", unit="step")
+    with stopped_by_signals() as stop, bar:
+        while run.step < run.options.steps:
+            error = train_step(run)
+            mean = error if mean is None else 0.98 * mean + 0.02 * error
+            bar.set_postfix(psnr=f"{10 * torch.tensor(4 / mean).log10():.2f}", refresh=False)
+            bar.update()
+            if run.step % SAVE_EVERY == 0 or stop.asked:
+                save(run)
+            stop.check()
 
 
 def finish(run: VaeRun) -> Path:

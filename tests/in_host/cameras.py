@@ -41,33 +41,25 @@ def look(path: CameraPath | None, **angles: float) -> torch.Tensor:
     return ViewPointRenderView.execute(world(), 240, 180, "bicubic", path, **{**ANGLES, **angles}).args[0]
 
 
-def check_every_input_has_a_tooltip_and_every_node_a_description() -> None:
-    for node in NODES:
-        schema = node.define_schema()
-        assert schema.description, schema.node_id
-        for slot in [*schema.inputs, *schema.outputs]:
-            assert slot.tooltip, f"{schema.node_id}.{slot.id or slot.display_name}"
-
-
 def check_node_names_are_unique() -> None:
     names = [node.define_schema().node_id for node in NODES]
     assert len(set(names)) == len(names)
 
 
 def check_a_clip_placed_by_its_estimate_lies_where_its_camera_looked() -> None:
-    clip = look(keyed())
+    clip = look(keyed(9))  # drift is told of frames eight apart
     path, confidence, drift, report = ViewPointEstimateCamera.execute(clip, 75.0, False, 0, "stop").args
     assert confidence > 0.5, report
-    assert drift < 1
+    assert 0 <= drift < 1
     assert "75.0 degrees" in report
     found, masks, placed = ViewPointPlaceView.execute(clip, 128, 0, "bicubic", path, **ANGLES).args
-    true, true_masks, _ = ViewPointPlaceView.execute(clip, 128, 0, "bicubic", keyed(), **ANGLES).args
-    assert found.shape == (5, 128, 128, 3)
-    assert masks.shape == (5, 128, 128)
+    true, true_masks, _ = ViewPointPlaceView.execute(clip, 128, 0, "bicubic", keyed(9), **ANGLES).args
+    assert found.shape == (9, 128, 128, 3)
+    assert masks.shape == (9, 128, 128)
     assert float((found - true)[(masks == 1) & (true_masks == 1)].abs().mean()) < 0.01
     fleeting, seen, _ = ViewPointPlaceView.execute(clip, 128, 0, "bicubic", path, hold_seen=False, **ANGLES).args
     assert not torch.equal(seen[0], seen[4])
-    assert torch.equal(masks, seen.amax(0).expand(5, -1, -1))
+    assert torch.equal(masks, seen.amax(0).expand(9, -1, -1))
     assert torch.equal(found[seen == 1], fleeting[seen == 1])
     assert torch.equal(placed.rotations(), path.rotations())
 

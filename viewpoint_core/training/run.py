@@ -47,6 +47,7 @@ from .state import (
     write_tensors,
     write_whole,
 )
+from .stopping import Stop
 from .wan import compile_blocks, plan_transformer, prepare_transformer, set_blocks, transformer_source
 from .wan_vae import load_vae
 from .weights import read_tensors
@@ -73,7 +74,7 @@ class Run:
     epoch_length: float
     step: int = 0
     samples: int = 0
-    stop: bool = False
+    stop: Stop = field(default_factory=Stop)
     log: Any = None
     grey: Grey = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
