@@ -4,9 +4,8 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..viewpoint_core.camera_path import CameraPath, still_path
-from ..viewpoint_core.hold import extend_held, extend_unknown, known_whenever_seen
+from ..viewpoint_core.hold import extend, known_whenever_seen
 from ..viewpoint_core.reorient import reorient_erp
-from ..viewpoint_core.resample import GREY
 from ..viewpoint_core.views import place_samples, place_view, render_samples, render_view
 from .camera import CameraPathType, camera_path_input
 from .convert import image_to_frames, own_frames_to_image
@@ -80,11 +79,7 @@ class ViewPointPlaceView(io.ComfyNode):
     ) -> io.NodeOutput:
         """Convert, one core call, convert."""
         frames = image_to_frames(view, "view")
-        if length and length < len(frames):
-            raise ValueError(
-                f"length is {length} but the clip has {len(frames)} frames; load fewer (ViewPointLoadClip takes a part "
-                "of a video at any rate), or raise length"
-            )
+        check_clip_fits(length, frames)
         masks = 0 if camera_path is None and hold_last else 2  # a still camera has one for all frames
         fovs = angles["fov_deg"] if camera_path is None else camera_path.fov_deg
         samples = place_samples(map_size, *frames.shape[-2:], fovs)
@@ -104,15 +99,22 @@ class ViewPointPlaceView(io.ComfyNode):
             placed, mask = known_whenever_seen(placed, mask)
         image, masks = own_frames_to_image(placed), mask.expand(len(frames), -1, -1)
         del placed  # a third copy otherwise, where frames are held
-        more = max(0, length - len(frames))
-        if hold_last:
-            image, masks = extend_held(image, more), extend_held(masks, more)
-        else:
-            image, masks = extend_unknown(image, more, GREY), extend_unknown(masks, more, 0)
-        path = still_path(len(frames), **angles)
-        if camera_path is not None:
-            path = camera_path.turned(*(angles[name] for name in ("yaw_deg", "pitch_deg", "roll_deg")))
-        return io.NodeOutput(image.contiguous(), masks, path)
+        image, masks = extend(image, masks, max(0, length - len(frames)), held=hold_last)
+        return io.NodeOutput(image.contiguous(), masks, placed_path(camera_path, len(frames), **angles))
+
+
+def check_clip_fits(length: int, frames: Tensor) -> None:
+    """Raise ValueError where a clip is longer than the maps' length; 0 is the clip's own."""
+    if length and length < len(frames):
+        raise ValueError(
+            f"length is {length} but the clip has {len(frames)} frames; load fewer (ViewPointLoadClip takes a part "
+            "of a video at any rate), or raise length"
+        )
+
+
+def placed_path(path: CameraPath | None, frames: int, *, fov_deg: float, **angles: float) -> CameraPath:
+    """The cameras that `place_view` places a clip with."""
+    return still_path(frames, **angles, fov_deg=fov_deg) if path is None else path.turned(**angles)
 
 
 class ViewPointRenderView(io.ComfyNode):

@@ -17,10 +17,12 @@ class BrowserError(Exception):
 
 
 def found_browser() -> str | None:
+    """The Chromium or Chrome on PATH, if any."""
     return next((path for path in map(shutil.which, NAMES) if path), None)
 
 
 def chosen_browser(name: str) -> str:
+    """The one that CHROMIUM names. Raises BrowserError where it is no program."""
     path = shutil.which(name)
     if path is None:
         raise BrowserError(f"CHROMIUM is {name}, which is no program")
@@ -28,10 +30,12 @@ def chosen_browser(name: str) -> str:
 
 
 def can_install() -> bool:
+    """Whether apt-get is there and may install."""
     return shutil.which("apt-get") is not None and hasattr(os, "geteuid") and os.geteuid() == 0
 
 
 def install_browser() -> str:
+    """Chromium by apt-get. Raises BrowserError where that fails."""
     print("Installing Chromium by apt-get ...", file=sys.stderr)
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for arguments in INSTALL:
@@ -43,6 +47,7 @@ def install_browser() -> str:
 
 
 def provide_browser() -> str:
+    """The browser that CHROMIUM names, else the one on PATH, else one that is installed."""
     name = os.environ.get("CHROMIUM", "")
     if name:
         return chosen_browser(name)
@@ -58,6 +63,7 @@ def provide_browser() -> str:
 
 
 def main() -> int:
+    """Print its path; the exit status."""
     try:
         print(provide_browser())
     except BrowserError as error:

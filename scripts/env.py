@@ -21,16 +21,19 @@ class SetupError(Exception):
 
 
 def require_python(version: tuple) -> None:
+    """Raise SetupError for a Python that is too old."""
     if tuple(version[:2]) < MINIMUM_PYTHON:
         found = ".".join(str(part) for part in version[:3])
         raise SetupError(f"Python 3.10 or newer is needed, this is {found}. Try: make env PYTHON=python3.11")
 
 
 def venv_python(venv: Path) -> Path:
+    """The interpreter of an environment."""
     return venv / "Scripts" / "python.exe" if os.name == "nt" else venv / "bin" / "python"
 
 
 def wanted_stamp(lock: Path, bootstrap: Path, python_version: str) -> str:
+    """What a finished environment is stamped with: a hash of both locks and Python's version."""
     digest = hashlib.sha256()
     for part in (lock.read_bytes(), bootstrap.read_bytes(), python_version.encode()):
         digest.update(hashlib.sha256(part).digest())
@@ -38,25 +41,30 @@ def wanted_stamp(lock: Path, bootstrap: Path, python_version: str) -> str:
 
 
 def stamp_file(venv: Path) -> Path:
+    """Where the stamp lies."""
     return venv / ".complete"
 
 
 def is_current(venv: Path, stamp: str) -> bool:
+    """Whether an environment is finished and made of these locks."""
     file = stamp_file(venv)
     return venv_python(venv).exists() and file.is_file() and file.read_text() == stamp
 
 
 def write_stamp(venv: Path, stamp: str) -> None:
+    """Stamp an environment as finished, whole or not at all."""
     unfinished = venv / ".complete.new"
     unfinished.write_text(stamp)
     os.replace(str(unfinished), str(stamp_file(venv)))
 
 
 def call(*command: object) -> None:
+    """Run a command, its output to stderr: what a target prints stays readable by programs."""
     subprocess.run([str(part) for part in command], check=True, stdout=sys.stderr)
 
 
 def install(venv: Path) -> None:
+    """Install the lock into an environment, by uv where it can."""
     python = venv_python(venv)
     pip = (python, "-m", "pip", "install", "--quiet", "--require-hashes", "--requirement")
     call(*pip, BOOTSTRAP)
@@ -69,6 +77,7 @@ def install(venv: Path) -> None:
 
 
 def make_env(venv: Path) -> None:
+    """Make the environment unless it is current."""
     stamp = wanted_stamp(LOCK, BOOTSTRAP, platform.python_version())
     if is_current(venv, stamp):
         return
@@ -81,6 +90,7 @@ def make_env(venv: Path) -> None:
 
 
 def main() -> int:
+    """The exit status, with the reason on stderr."""
     try:
         require_python(sys.version_info)
         make_env(VENV)

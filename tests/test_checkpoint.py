@@ -188,7 +188,7 @@ def test_a_disk_that_takes_no_more_is_an_error_without_a_traceback_and_leaves_no
 def test_an_existing_file_is_kept_without_force_and_replaced_with_it(tmp_path: Path) -> None:
     source, target = write_single(tmp_path, stock()), tmp_path / "out.safetensors"
     target.write_bytes(b"before")
-    with pytest.raises(ValueError, match=r"out\.safetensors exists; choose another name or pass --force"):
+    with pytest.raises(ValueError, match=r"out\.safetensors exists; choose another name, or replace it with --force"):
         inflate(source, target)
     assert target.read_bytes() == b"before"
     assert inflate(source, target, force=True)[PATCH_EMBEDDING].shape[1] == 33

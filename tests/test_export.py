@@ -308,7 +308,7 @@ def test_bad_checkpoints_are_refused_in_words(trained: Path, tmp_path: Path, cap
     refused(capsys, "not 'pano'", "checkpoint", trained, out, "--schedule", "pano")
     refused(capsys, "does not exist", "checkpoint", tmp_path / "nothing", out)
     refused(capsys, "ends in .safetensors", "checkpoint", trained, tmp_path / "out.ckpt")
-    refused(capsys, "pass --force", "checkpoint", trained, stock)
+    refused(capsys, "replace it with --force", "checkpoint", trained, stock)
     refused(capsys, "has no average", "checkpoint", trained, out, "--ema")
     refused(capsys, "does not say its alpha", "lora", trained, out)
     refused(capsys, "is no LoRA tensor", "lora", trained, out, "--alpha", "4")

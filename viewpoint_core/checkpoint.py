@@ -156,6 +156,15 @@ def schedule_from_metadata(metadata: dict[str, str] | None) -> str | None:
     return (metadata or {}).get(METADATA_BLOCKS)
 
 
+def check_target(target: Path, *, replace: bool) -> None:
+    """Raise ValueError for a file to write whose name does not end in .safetensors, or that exists and is not to be
+    replaced."""
+    if target.suffix != ".safetensors":
+        raise ValueError(f"{target}: expected a name that ends in .safetensors")
+    if target.exists() and not replace:
+        raise ValueError(f"{target} exists; choose another name, or replace it with --force")
+
+
 def inflate_checkpoint(
     source: Path, target: Path, *, schedule: str = "alternating", force: bool = False
 ) -> Iterator[int]:
@@ -164,10 +173,7 @@ def inflate_checkpoint(
     The new columns are zero, so the model's output stays what it was. Keeps the dtype, writes original names. Raises
     ValueError for what is no stock T2V checkpoint and for a target that exists (unless `force`).
     """
-    if target.suffix != ".safetensors":
-        raise ValueError(f"{target}: expected a name that ends in .safetensors")
-    if target.exists() and not force:
-        raise ValueError(f"{target} exists; choose another name or pass --force")
+    check_target(target, replace=force)
     tensors, metadata = read_checkpoint(source)
     blocks = perspective_blocks(schedule, check_stock_t2v(tensors, source))
     channels = 2 * tensors[PATCH_EMBEDDING].shape[1] + 1

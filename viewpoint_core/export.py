@@ -13,6 +13,7 @@ from tqdm import tqdm
 from .checkpoint import (
     METADATA_BLOCKS,
     METADATA_IN_DIM,
+    check_target,
     checkpoint_files,
     original_key,
     read_checkpoint,
@@ -228,15 +229,6 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def check_target(options: argparse.Namespace) -> None:
-    """Raise ValueError for a target that exists already or has the wrong ending."""
-    written = options.target / WEIGHTS if options.command == "diffusers" else options.target
-    if written.suffix != ".safetensors":
-        raise ValueError(f"{written}: expected a name that ends in .safetensors")
-    if written.exists() and not options.force:
-        raise ValueError(f"{written} exists; choose another name or pass --force")
-
-
 def start(options: argparse.Namespace) -> Iterator[int]:
     """The chosen export, not yet begun."""
     common = {"dtype": DTYPES[options.dtype], "schedule": options.schedule, "average": options.ema}
@@ -260,10 +252,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; 0, or 2 with a message on bad input."""
     options = parse_arguments(arguments)
     try:
-        check_target(options)
+        written = options.target / WEIGHTS if options.command == "diffusers" else options.target
+        check_target(written, replace=options.force)
         with tqdm(unit="B", unit_scale=True, desc=options.command) as bar:
-            for written in start(options):
-                bar.update(written - bar.n)
+            for done in start(options):
+                bar.update(done - bar.n)
     except (ValueError, OSError) as error:
         print(f"export: {error}", file=sys.stderr)
         return 2

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from .resample import GREY
+
 ROWS_AT_ONCE = 16
 
 
@@ -17,6 +19,13 @@ def extend_held(video: Tensor, frames: int) -> Tensor:
     if len(video) == 1 or video.stride(0) == 0:
         return video[:1].expand(len(video) + frames, *video.shape[1:])
     return torch.cat([video, video[-1:].expand(frames, *video.shape[1:])]) if frames else video
+
+
+def extend(video: Tensor, mask: Tensor, frames: int, *, held: bool) -> tuple[Tensor, Tensor]:
+    """A video (T, ...) and its mask for `frames` more: the last frame held, or grey of which nothing is known."""
+    if held:
+        return extend_held(video, frames), extend_held(mask, frames)
+    return extend_unknown(video, frames, GREY), extend_unknown(mask, frames, 0)
 
 
 def known_whenever_seen(video: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""One training step: what is drawn for a batch, the loss, the update."""
+"""What a training step is made of: its batches and what is drawn for them, the loss, the optimiser."""
 
 import signal
 from collections.abc import Iterator, Mapping, Sequence
