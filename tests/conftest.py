@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+import torch
 from playwright.sync_api import expect, sync_playwright
 
 from scripts.browser import provide_browser
@@ -10,6 +11,12 @@ from scripts.comfy_server import ComfyServer, make_base_directory
 from scripts.host import provide_host
 from tests.browser_inputs import write_damaged, write_inputs
 from tests.browser_page import FLAGS, TIMEOUT_MS, WINDOW, ComfyPage, prepare_user
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """The same random numbers in every run of a test that draws some without a seed of its own."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="module")

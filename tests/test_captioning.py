@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -189,6 +189,22 @@ def test_the_command_captions_what_has_no_caption_and_resumes(model_dir: Path, t
     assert prepare.main(options) == 0
     assert [item.caption for item in read_manifest(out)] == ["Kept.", "It has one.", items[2].caption]
     assert side.read_text(encoding="utf-8") == marked + lines[1]
+
+
+def test_the_captioner_sees_as_many_pictures_of_a_video_as_the_command_says(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_video(tmp_path / "data" / "v.mp4", 20)
+    asked: list[int] = []
+
+    def answer(captioner: captioning.Captioner, prompt: str, images: Sequence[torch.Tensor], tokens: int) -> str:
+        asked.append(len(images))
+        return "Words."
+
+    monkeypatch.setattr(captioning, "answer", answer)
+    options = ["--folder", str(tmp_path / "data"), "--out", str(tmp_path / "m.jsonl"), "--min-seconds", "0.1"]
+    assert prepare.main([*options, "--device", "cpu", "--caption", str(model_dir), "--caption-frames", "2"]) == 0
+    assert asked == [2, 2, 2, 2, 0]
 
 
 def test_a_manifest_alone_can_be_captioned(model_dir: Path, tmp_path: Path) -> None:

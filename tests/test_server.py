@@ -93,7 +93,7 @@ def test_shipped_round_trip_returns_the_panorama(server: ComfyServer) -> None:
 def test_panorama_through_map_cubemap_and_view_keeps_its_picture(server: ComfyServer) -> None:
     workflow = read_workflow(API / "erp_roundtrip.json")
     (from_erp,), (to_erp,) = nodes_of(workflow, "ViewPointFromERP"), nodes_of(workflow, "ViewPointToERP")
-    cubemap = add(
+    add(
         workflow,
         "cubemap",
         "ViewPointToCubemap",
@@ -127,7 +127,6 @@ def test_panorama_through_map_cubemap_and_view_keeps_its_picture(server: ComfySe
     source = cv2.imread(str(ASSETS / "sample_erp.png")).astype(float)
     assert 10 * np.log10(255**2 / ((cv2.imread(str(saved)) - source) ** 2).mean()) > 26
     assert cv2.imread(str(shown)).shape == (100, 200, 3)
-    assert cubemap == ["cubemap", 0]
 
 
 def placed_photo(server: ComfyServer, **hold_last: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -18,18 +18,18 @@ from scripts.train_tiny import DIT_FILE, HELDOUT_SEEDS, MAP_SIZE, VAE_FILE
 from scripts.workflow_edit import nodes_of, with_inputs
 from tests.synthetic_pictures import render_erp
 from viewpoint_core.checkpoint import read_checkpoint, schedule_from_metadata
+from viewpoint_core.conditioning import latent_shape
 from viewpoint_core.evaluation.fills import fills
 from viewpoint_core.evaluation.scores import REST, VIEW, panorama_scores, weighted_psnr
 from viewpoint_core.evaluation.seams import SEAM, seam_ratios, seam_steps
 from viewpoint_core.sphere import erp_area
 from viewpoint_core.training import watch
 from viewpoint_core.training.config import TrainingConfig
-from viewpoint_core.training.data.clips import map_to_video
 from viewpoint_core.training.layouts import VIEWPOINT, to_erp
 from viewpoint_core.training.precision import fast_autocast
 from viewpoint_core.training.synthetic.clips import draw_scene
 from viewpoint_core.training.wan import prepare_transformer
-from viewpoint_core.training.wan_vae import encode_video, load_vae
+from viewpoint_core.training.wan_vae import load_vae
 from viewpoint_core.training.watch import sample_map
 from viewpoint_core.viewpoint_map import erp_to_viewpoint
 from viewpoint_core.views import render_view
@@ -89,10 +89,21 @@ def short(workflow: Workflow, length: int, seed: int = 0) -> Workflow:
     return {**workflow, "frames": {"class_type": "SaveImage", "inputs": save}}
 
 
+def frames_of(server: ComfyServer, prompt: str) -> np.ndarray:
+    """Frames (T, H, W, 3) that a finished prompt saved."""
+    return np.stack([cv2.imread(str(file)) for file in server.client.outputs(prompt, "frames")])
+
+
 def panorama(server: ComfyServer, workflow: Workflow) -> np.ndarray:
     """Frames (T, H, W, 3) that a workflow makes."""
-    files = server.client.outputs(server.client.run(workflow), "frames")
-    return np.stack([cv2.imread(str(file)) for file in files])
+    return frames_of(server, server.client.run(workflow))
+
+
+def kept_nodes(server: ComfyServer, prompt: str) -> set[str]:
+    """The nodes that the host did not run for a finished prompt, since it still had what they gave."""
+    entry = server.client.history(prompt)
+    assert entry is not None
+    return {node for kind, data in entry["status"]["messages"] if kind == "execution_cached" for node in data["nodes"]}
 
 
 @pytest.fixture(scope="module")
@@ -107,8 +118,10 @@ def test_the_image_workflow_runs_as_it_is_and_one_seed_makes_one_panorama(
     server: ComfyServer, photo_panorama: np.ndarray
 ) -> None:
     workflow = with_inputs(demo_workflow(EXAMPLES[1], 0), {"ViewPointPlaceView": {"length": 5}})
-    assert np.array_equal(panorama(server, short(workflow, 5)), photo_panorama)
     assert not np.array_equal(panorama(server, short(workflow, 5, seed=1)), photo_panorama)
+    again = server.client.run(with_inputs(short(workflow, 5), {"SaveImage": {"filename_prefix": "frames/again"}}))
+    assert set(nodes_of(workflow, "ViewPointSampler")) - kept_nodes(server, again), "it was not sampled again"
+    assert np.array_equal(frames_of(server, again), photo_panorama)
     assert photo_panorama.shape == (5, 192, 384, 3)
 
 
@@ -132,7 +145,7 @@ def made_by_the_trainers_sampling(true: torch.Tensor, seed: int) -> torch.Tensor
     """The panorama (T, 3, H, 2H) that the shipped files make of the view straight ahead in a true one."""
     vae, model = load_vae(VAE_FILE), prepare_transformer(DIT_FILE, "alternating").eval()
     pixels = (erp_to_viewpoint(true, MAP_SIZE).clamp(0, 1) * 255).round().byte().transpose(0, 1)
-    latent = encode_video(vae, map_to_video(pixels[None]))[0]
+    latent = torch.empty(latent_shape(MAP_SIZE, len(true))[1:])  # of which the shape alone counts
     item = {"map": pixels, "map_size": MAP_SIZE, "latent": latent, "text": torch.zeros(512, 4096)}
     config = TrainingConfig(sample_steps=STEPS, sample_cfg=1.0, shift=SHIFT)
     with fast_autocast("cpu"):
