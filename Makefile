@@ -26,6 +26,7 @@ demo: env ## Turn the sample clip and photo into 360 videos in that ComfyUI (DEM
 
 test: env ## Run the tests but the training runs (PYTEST_ARGS=...)
 	@host="$$($(VENV_PYTHON) scripts/host.py)" && browser="$$($(VENV_PYTHON) scripts/browser.py)" && \
+		$(VENV_PYTHON) scripts/media_readers.py && \
 		COMFYUI_DIR="$$host" CHROMIUM="$$browser" $(VENV_PYTHON) -m pytest -q -m "not training" $(PYTEST_ARGS)
 
 test-training: env ## Run the trainer's whole runs on tiny models (PYTEST_ARGS=...)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
-INSTALL = (("update",), ("install", "--yes", "--no-install-recommends", "chromium"))
+INSTALL = (("update",), ("install", "--yes", "--no-install-recommends"))
 
 
 class BrowserError(Exception):
@@ -34,12 +34,18 @@ def can_install() -> bool:
     return shutil.which("apt-get") is not None and hasattr(os, "geteuid") and os.geteuid() == 0
 
 
+def install(*packages: str) -> None:
+    """Packages by apt-get, as far as it can."""
+    print(f"Installing {', '.join(packages)} by apt-get ...", file=sys.stderr)
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    update, command = INSTALL
+    for arguments in (update, (*command, *packages)):
+        subprocess.run(["apt-get", "--quiet", *arguments], env=environment, stdout=sys.stderr, check=False)
+
+
 def install_browser() -> str:
     """Chromium by apt-get. Raises BrowserError where that fails."""
-    print("Installing Chromium by apt-get ...", file=sys.stderr)
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for arguments in INSTALL:
-        subprocess.run(["apt-get", "--quiet", *arguments], env=environment, stdout=sys.stderr, check=False)
+    install("chromium")
     path = found_browser()
     if path is None:
         raise BrowserError("apt-get could not install the package chromium; install Chromium, or set CHROMIUM")

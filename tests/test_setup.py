@@ -9,7 +9,7 @@ import yaml
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from scripts import browser, env, host
+from scripts import browser, env, host, media_readers
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -247,6 +247,19 @@ def test_no_chromium_and_no_way_to_install_it_ends_in_a_plain_message(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(browser.BrowserError, match="sudo apt-get install chromium"):
         browser.provide_browser()
+
+
+def test_without_programs_that_read_marks_the_tests_still_start_and_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    make_program(tmp_path / "ffprobe")
+    assert media_readers.missing_packages() == ["libimage-exiftool-perl"]
+    assert media_readers.main() == 0
+    assert "Without libimage-exiftool-perl" in capsys.readouterr().err
+    make_program(tmp_path / "exiftool")
+    assert media_readers.main() == 0
+    assert not capsys.readouterr().err
 
 
 def test_pytest_does_not_import_the_node_pack_init(tmp_path: Path) -> None:
