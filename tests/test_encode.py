@@ -211,14 +211,18 @@ def test_a_cache_does_not_mix_clips_with_and_without_known_views(
         assert f"--known is '{faces}'" in capsys.readouterr().err
 
 
+def cached_map(cache: Path, key: str) -> torch.Tensor:
+    """A clip's map as its cache has it."""
+    return read_map(clip_file(cache, key, "mkv"), read_made_from(clip_file(cache, key, "safetensors")))
+
+
 def test_the_stored_map_is_the_clips_own_pixel_for_pixel(made: tuple[Studio, Path]) -> None:
     studio, cache = made
     specs, _ = plan_clips(read_manifest(studio.manifest), studio.manifest.parent, Sampling(LENGTH, 16.0, 2))
     assert any(spec.mirror for spec in specs)
     assert any(spec.yaw for spec in specs)
     for spec in specs:
-        made_from = read_made_from(clip_file(cache, spec.key, "safetensors"))
-        assert torch.equal(read_map(clip_file(cache, spec.key, "mkv"), made_from), load_map(spec, SIZE))
+        assert torch.equal(cached_map(cache, spec.key), load_map(spec, SIZE))
 
 
 def test_a_clips_file_is_opened_for_its_header_once(made: tuple[Studio, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +240,7 @@ def test_without_mirrors_every_variant_is_only_turned(studio: Studio, tmp_path: 
     usual, _ = plan_clips(items, folder, Sampling(LENGTH, 16.0, 2))
     assert any(spec.mirror for spec in usual)
     for spec in specs:
-        assert torch.equal(read_map(cache, spec.key), load_map(spec, SIZE))
+        assert torch.equal(cached_map(cache, spec.key), load_map(spec, SIZE))
 
 
 def test_clips_bounds_the_clips_of_an_item(studio: Studio, tmp_path: Path) -> None:
