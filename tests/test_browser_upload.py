@@ -21,6 +21,16 @@ BUTTON = """(id) => {
   const [x, y] = [node.pos[0] + node.size[0] / 2, node.pos[1] + button.last_y + 10]
   return [left + (x + offset[0]) * scale, top + (y + offset[1]) * scale]
 }"""
+# Wait until it lies still: the node grows when its picture has come.
+STILL = f"""async (id) => {{
+  let before = ''
+  for (let same = 0; same < 20; ) {{
+    await new Promise(requestAnimationFrame)
+    const now = ({BUTTON})(id).join()
+    same = now === before && !now.includes('NaN') ? same + 1 : 0
+    before = now
+  }}
+}}"""
 FILE = "(id) => app.graph.getNodeById(id).widgets.find((widget) => widget.name === 'file').value"
 CHOICES = "(id) => app.graph.getNodeById(id).widgets.find((widget) => widget.name === 'file').options.values"
 # Drop a file on a node, of a type that the browser does not know. Whether the node took it.
@@ -41,7 +51,7 @@ def node(comfy: ComfyPage) -> int:
 
 def press_upload(comfy: ComfyPage, node: int) -> FileChooser:
     """The browser's window for choosing a file."""
-    comfy.page.wait_for_function(f"!({BUTTON})({node}).some(Number.isNaN)")  # drawn for the first time
+    comfy.evaluate(STILL, node)
     with comfy.page.expect_file_chooser() as chosen:
         comfy.page.mouse.click(*comfy.evaluate(BUTTON, node))
     return chosen.value

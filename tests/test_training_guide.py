@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from viewpoint_core import encode, export, prepare, train
+from viewpoint_core.checkpoint import check_target
 from viewpoint_core.training.config import FIELDS, PRESETS, read_config
 
 GUIDE = (Path(__file__).parents[1] / "docs" / "training.md").read_text()
@@ -44,7 +45,7 @@ def test_train_takes_the_guides_commands_and_export_what_they_train() -> None:
     assert {config.cache for config in configs} == caches
     exported = [export.parse_arguments(arguments) for arguments in of("export")]
     for options in exported:
-        export.check_target(options)
+        check_target(export.target_file(options), replace=options.force)
         mode = {"checkpoint": "full", "lora": "lora"}.get(options.command)
         assert mode in (modes.get(str(options.source), mode), None), options.source
     assert modes.keys() <= {str(options.source) for options in exported}

@@ -229,6 +229,11 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def target_file(options: argparse.Namespace) -> Path:
+    """The file that will be written."""
+    return options.target / WEIGHTS if options.command == "diffusers" else options.target
+
+
 def start(options: argparse.Namespace) -> Iterator[int]:
     """The chosen export, not yet begun."""
     common = {"dtype": DTYPES[options.dtype], "schedule": options.schedule, "average": options.ema}
@@ -252,8 +257,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; 0, or 2 with a message on bad input."""
     options = parse_arguments(arguments)
     try:
-        written = options.target / WEIGHTS if options.command == "diffusers" else options.target
-        check_target(written, replace=options.force)
+        check_target(target_file(options), replace=options.force)
         with tqdm(unit="B", unit_scale=True, desc=options.command) as bar:
             for done in start(options):
                 bar.update(done - bar.n)
