@@ -9,7 +9,19 @@ import pytest
 from playwright.sync_api import Response, expect
 
 from scripts.comfy_server import ComfyServer
-from tests.browser_graph import ANGLES, HOLDERS, LOST, RESULT, SHRINK, UNKNOWN, image, target, viewer, viewer_alone
+from tests.browser_graph import (
+    ANGLES,
+    HOLDERS,
+    LOST,
+    RESULT,
+    SHRINK,
+    UNKNOWN,
+    detour,
+    image,
+    target,
+    viewer,
+    viewer_alone,
+)
 from tests.browser_inputs import (
     CLIP_FPS,
     CLIP_FRAMES,
@@ -422,22 +434,11 @@ KEPT = """() => {
 }"""
 
 
-def scaled(source: list[Any], width: int, **place: Any) -> dict[str, Any]:
-    """A node that makes a panorama of another width, each pixel as one of the source."""
-    size = {"width": width, "height": width // 2, "upscale_method": "nearest-exact", "crop": "disabled"}
-    return {"type": "ImageScale", "pos": [60, 500], **place, "inputs": {"image": source, **size}}
-
-
 def show_and_keep(comfy: ComfyPage, name: str, tries: int = 3) -> None:
     """Show a picture that ComfyUI's page keeps with the workflow: only results whose prompt it has heard of before they
-    come. So the picture takes a detour that takes its time, another one in each try, which no cache knows."""
+    come. So the picture takes a detour."""
     for number in range(tries):
-        comfy.build(
-            load=image(name),
-            large=scaled(["load", 0], 8192 + 512 * number),
-            back=scaled(["large", 0], 512, pos=[380, 500]),
-            view=viewer(["back", 0]),
-        )
+        comfy.build(load=image(name), **detour(512, number), view=viewer(["back", 0]))
         comfy.run()
         if comfy.evaluate(KEPT):
             return comfy.viewer().wait_for_picture()
