@@ -230,7 +230,7 @@ def test_compiled_blocks_learn_the_same_in_two_processes_and_keep_their_names(
     paths: dict[str, Path], tmp_path: Path
 ) -> None:
     """Clips and stills, held-out losses in between; and a run that began compiled goes on without."""
-    settings = {"batch_size": 1, "heldout_every": 2, "optimizer": "muon", "gradient_checkpointing": True}
+    settings = {"batch_size": 1, "heldout_every": 2, "optimizer": "muon"}
     run(flags_of(paths, tmp_path / "plain", steps=5, **settings), processes=2)
     run(flags_of(paths, tmp_path / "compiled", steps=4, compile=True, **settings), processes=2)
     run(flags_of(paths, tmp_path / "compiled", steps=5, **settings), processes=2)

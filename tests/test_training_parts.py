@@ -145,6 +145,7 @@ def test_a_bad_file_is_refused_in_plain_words(tmp_path: Path, text: str, words: 
         (["--optimizer", "adamw8bit", "--sharding", "fsdp2"], "adamw8bit does not shard"),
         (["--optimizer", "muon", "--sharding", "fsdp2"], "muon does not shard"),
         (["--compile", "true", "--sharding", "fsdp2"], "compile was not tried on sharded weights"),
+        (["--compile", "true"], "compiled blocks do not go with gradient_checkpointing"),
         (["--lora", "x.safetensors"], "the mode is full"),
     ],
 )

@@ -186,6 +186,8 @@ def check_values(config: TrainingConfig) -> None:
         raise ValueError(f"optimizer {config.optimizer} does not shard; with sharding fsdp2 take adamw")
     if config.compile and config.sharding == "fsdp2":
         raise ValueError("compile was not tried on sharded weights; with sharding fsdp2 leave it false")
+    if config.compile and config.gradient_checkpointing:
+        raise ValueError("compiled blocks do not go with gradient_checkpointing; leave one of them false")
     if config.base_dtype == "bf16" and config.precision != "bf16":
         raise ValueError("base_dtype bf16 needs precision bf16, which casts what meets the frozen weights")
     if config.lora and config.mode != "lora":

@@ -154,12 +154,12 @@ def inflate_patch_embedding(model: WanTransformer3DModel) -> None:
 def carry_grid(rope: nn.Module, args: tuple[Tensor, ...], rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
     """Forward hook on the model's rope: put the token grid (t, h, w) of the video that it saw behind the positions.
 
-    It travels with the call, so gradient checkpointing recomputes a block on its own grid whatever ran in between; as a
-    tensor, since DeepSpeed makes tuples and tensors anew; and as the shape of an empty one, since compiled blocks would
-    break their graph on a value, which checkpointing then does not find again.
+    It travels with the call, so gradient checkpointing recomputes a block on its own grid whatever ran in between; and
+    as a tensor, since DeepSpeed makes tuples and tensors anew. Compiled blocks break their graph where they read it. As
+    the shape of an empty tensor it would not break it, but then inductor's gradients were wrong on a CPU at batch 1.
     """
     grid = [size // patch for size, patch in zip(args[0].shape[2:], rope.patch_size, strict=True)]
-    return (*rotary, torch.empty(*grid, 0))
+    return (*rotary, torch.tensor(grid))
 
 
 class PanoAttnProcessor(WanAttnProcessor):
@@ -191,7 +191,7 @@ class PerspectiveAttnProcessor(WanAttnProcessor):
     ) -> Tensor:
         """Regroup (b, t h w, c) to (4 b, t (h/2) (w/2), c), attend, put back."""
         assert rotary_emb is not None
-        t, h, w, _ = rotary_emb[2].shape
+        t, h, w = rotary_emb[2].tolist()
         grid = (t, h, w)
         check_token_grid(hidden_states.shape[1], grid)
         own = tuple(subregion_positions(positions, grid) for positions in rotary_emb[:2])
