@@ -50,19 +50,6 @@ def image(name: str, **place: Any) -> dict[str, Any]:
     return {"type": "LoadImage", "pos": [60, 100], "inputs": {"image": name}, **place}
 
 
-def scaled(source: list[Any], width: int, **place: Any) -> dict[str, Any]:
-    """A node that makes a panorama of another width, each pixel as one of the source."""
-    size = {"width": width, "height": width // 2, "upscale_method": "nearest-exact", "crop": "disabled"}
-    return {"type": "ImageScale", "pos": [60, 500], **place, "inputs": {"image": source, **size}}
-
-
-def detour(width: int, number: int) -> dict[str, dict[str, Any]]:
-    """Nodes that bring a panorama of this width from `load` to `back` as it is, in a second or so: ComfyUI's page keeps
-    no result that comes before the answer to its request. Of another number the server's cache has none."""
-    large = scaled(["load", 0], 8192 + width * number)
-    return {"large": large, "back": scaled(["large", 0], width, pos=[380, 500])}
-
-
 def viewer(source: list[Any], projection: str = "erp", **place: Any) -> dict[str, Any]:
     """A viewer node."""
     inputs = {"panorama": source, "projection": projection}
