@@ -1,6 +1,7 @@
 """Exports: keys, metadata, refusals, whole files only; and through the host's own loader nodes."""
 
 import errno
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -214,6 +215,16 @@ def test_a_lora_trained_on_a_viewpoint_model_is_said_to_belong_there(
     run = saved_run(tmp_path, lora_model(tmp_path), "lora", base=33)
     assert export.main(["lora", str(run), str(tmp_path / "out.safetensors")]) == 0
     assert "belongs on that checkpoint, not on a stock one" in capsys.readouterr().err
+
+
+def test_a_lora_of_an_earlier_versions_run_is_exported_without_its_base(tmp_path: Path) -> None:
+    run, target = saved_run(tmp_path, lora_model(tmp_path), "lora"), tmp_path / "out.safetensors"
+    file = next(run.rglob("state.json"))
+    facts = json.loads(file.read_text())
+    del facts["base_channels"]
+    file.write_text(json.dumps(facts))
+    assert export.main(["lora", str(run), str(target)]) == 0
+    assert "viewpoint.base_channels" not in read_header(target)[1]
 
 
 def test_a_damaged_checkpoint_of_a_run_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

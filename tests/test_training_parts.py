@@ -306,6 +306,7 @@ def test_a_checkpoint_is_saved_by_the_rules_of_windows(tmp_path: Path, monkeypat
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     folder = save(tmp_path, 7, trained())
     assert state.check_facts(folder, {"mode": "full"})["step"] == 7
+    assert state.check_facts(folder, {"mode": "full", "said since a later version": 1})["step"] == 7
     with pytest.raises(ValueError, match="mode 'full', this run has 'lora'"):
         state.check_facts(folder, {"mode": "lora"})
 

@@ -189,10 +189,11 @@ def read_facts(checkpoint: Path) -> dict[str, Any]:
 
 
 def check_facts(checkpoint: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What a checkpoint says. Raises ValueError where it belongs to another model, schedule, mode or optimiser."""
+    """What a checkpoint says. Raises ValueError where it belongs to another model, schedule, mode or optimiser; what it
+    does not say, being of an earlier version, is not compared."""
     stored = read_facts(checkpoint)
     for name, value in facts.items():
-        if stored.get(name) != value:
+        if stored.get(name, value) != value:
             raise ValueError(
                 f"{checkpoint} was trained with {name} {stored.get(name)!r}, this run has {value!r}; "
                 "choose another output folder, or the settings that it was trained with"
