@@ -65,10 +65,12 @@ def trainer_weights(checkpoint: Path, mode: str, average: bool) -> tuple[dict[st
     facts = read_facts(checkpoint)
     if facts["mode"] != mode:
         raise ValueError(f"{checkpoint} is of a run in mode {facts['mode']}; this exports what mode {mode} trains")
-    lora = {LORA_ALPHA: f"{facts['lora_alpha']:g}"} if mode == "lora" else {}
-    if BASE_CHANNELS in facts:  # checkpoints of earlier versions do not say
-        lora[LORA_BASE] = str(facts[BASE_CHANNELS])
-    return gather_weights(checkpoint, average=average), {METADATA_BLOCKS: facts[METADATA_BLOCKS], **lora}
+    metadata = {METADATA_BLOCKS: facts[METADATA_BLOCKS]}
+    if mode == "lora":
+        metadata[LORA_ALPHA] = f"{facts['lora_alpha']:g}"
+        if BASE_CHANNELS in facts:  # checkpoints of earlier versions do not say
+            metadata[LORA_BASE] = str(facts[BASE_CHANNELS])
+    return gather_weights(checkpoint, average=average), metadata
 
 
 def keeps_average(source: Path) -> bool:
