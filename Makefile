@@ -35,8 +35,8 @@ test-training: env ## Run the trainer's whole runs on tiny models (PYTEST_ARGS=.
 train-tiny: env ## Train a tiny model in place of the one that ships with the pack (TINY_ARGS=...): hours on a CPU
 	@$(VENV_PYTHON) scripts/train_tiny.py $(TINY_ARGS)
 
-score-tiny: env ## Measure the tiny model into docs/tiny-model.md, and the compared models where they were trained
-	@$(VENV_PYTHON) benchmarks/tiny_model.py --write
+score-tiny: env ## Measure the tiny model into docs/tiny-model.md, and the compared ones where trained (SCORE_ARGS=...)
+	@$(VENV_PYTHON) benchmarks/tiny_model.py --write $(SCORE_ARGS)
 
 lint: env ## Check style, format and that every signature has types
 	@$(VENV_PYTHON) -m ruff check .

@@ -1,6 +1,6 @@
 """Scores of the tiny model that ships with the pack, and of those that it is compared with, as tables.
 
-    python benchmarks/tiny_model.py --write            # into docs/tiny-model.md; without it, to the terminal
+    .venv/bin/python benchmarks/tiny_model.py --write            # into docs/tiny-model.md; without it, to the terminal
     python scripts/train_tiny.py --until ablation      # before it, to score also the models that are compared
 
 On synthetic scenes whose seeds were never trained on. Known is a 90-degree view straight ahead; all else is made.

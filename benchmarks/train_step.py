@@ -1,6 +1,6 @@
 """Time and peak memory of a real-size training step, beside the estimate that `train --dry-run` prints.
 
-python benchmarks/train_step.py [--size 1.3B] [--map-size 736] [--length 49] >> benchmarks/train_step.jsonl
+.venv/bin/python benchmarks/train_step.py [--size 1.3B] [--map-size 736] [--length 49] >> benchmarks/train_step.jsonl
 
 Weights, clip and text are random: neither time nor memory depends on their values.
 """

@@ -1,6 +1,6 @@
 """Peak memory of a real ComfyUI process that upscales a map video into a 4K or 8K file, and the time it takes.
 
-python benchmarks/upscale_memory.py [--frames 49] [--width 4096] [--scale 4] [--passes 1] [--codec h264] \\
+.venv/bin/python benchmarks/upscale_memory.py [--frames 49] [--width 4096] [--scale 4] [--passes 1] [--codec h264] \\
     >> benchmarks/upscale_memory.jsonl
 
 The floor is 8 GB for 49 frames at 4096 x 2048. The map is a still repeated; the memory does not depend on its values.

@@ -20,10 +20,14 @@ def check_names(script: str) -> list[str]:
 
 @lru_cache
 def outcomes(script: str, *arguments: str | Path) -> dict[str, str | None]:
-    """Each check's traceback, or None."""
+    """Each check's traceback, or None; of a script that does not end, what happened, for all of its checks."""
     host = provide_host()
     command = [sys.executable, str(SCRIPTS / script), str(host), str(REPO), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500, cwd=host)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=500, cwd=host)
+    except subprocess.TimeoutExpired as error:
+        return dict.fromkeys(check_names(script), str(error))
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    assert lines, done.stdout[-2000:] + done.stderr[-4000:]
+    if not lines:
+        return dict.fromkeys(check_names(script), done.stdout[-2000:] + done.stderr[-4000:])
     return json.loads(lines[0].removeprefix("RESULT "))

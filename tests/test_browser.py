@@ -1,6 +1,7 @@
 """A real Chromium on the real ComfyUI with the pack: shipped workflows, and what people do with the viewer."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +86,13 @@ def written(server: ComfyServer) -> set[Path]:
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_a_shipped_workflow_opens_from_the_template_browser_and_runs(comfy: ComfyPage, name: str) -> None:
     open_template(comfy, name)
-    comfy.page.wait_for_timeout(300)
+    nodes = len(json.loads((REPO / "workflows" / f"{name}.json").read_text("utf-8"))["nodes"])
+    comfy.page.wait_for_function(f"app.graph.nodes.length === {nodes}")
     assert comfy.evaluate(UNKNOWN) == []
     assert comfy.messages() == []
     comfy.screenshot(f"workflow_{name}")
     comfy.evaluate(SHRINK, [*EMBEDDINGS, LENGTH])
+    assert comfy.messages() == []
     before = written(comfy.server)
     comfy.run(timeout_ms=180_000)
     made = written(comfy.server) - before
@@ -236,6 +239,18 @@ def clip_time(comfy: ComfyPage, number: int = 0) -> float:
     return float(comfy.page.locator(".vp360-time").nth(number).inner_text().split("/")[0])
 
 
+def at_rest(comfy: ComfyPage) -> tuple[float, np.ndarray]:
+    """Where a paused clip is and what it shows, once two looks see the same; else as it is after some seconds."""
+    before, seen = math.nan, np.empty(0)
+    for _ in range(20):
+        now, shown = clip_time(comfy), comfy.viewer().pixels()
+        if now == before and np.array_equal(seen, shown):
+            break
+        before, seen = now, shown
+        comfy.page.wait_for_timeout(200)
+    return now, shown
+
+
 def settled_brightness(shown: ViewerOnPage, expected: float, within: float) -> float:
     """The picture's mean, once it is so near to what is expected; else as it is after some seconds."""
     for _ in range(50):
@@ -260,8 +275,7 @@ def test_a_video_plays_stops_and_is_scrubbed(comfy: ComfyPage) -> None:
         assert len(set(passed)) >= 3  # times and pictures
     shown.press(" ")
     expect(shown.root.locator(".vp360-play")).to_have_attribute("data-icon", "play")
-    comfy.page.wait_for_timeout(200)
-    stopped, still = clip_time(comfy), shown.pixels()
+    stopped, still = at_rest(comfy)
     comfy.page.wait_for_timeout(400)
     assert clip_time(comfy) == stopped
     np.testing.assert_array_equal(shown.pixels(), still)

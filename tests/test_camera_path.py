@@ -270,6 +270,7 @@ def test_each_frame_of_a_path_is_told() -> None:
 
 
 def test_a_path_that_stands_still_makes_its_grid_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    views.erp_view_grid.clear()
     made: list[int] = []
     rays = views.view_directions
     monkeypatch.setattr(views, "view_directions", lambda *a, **k: (made.append(1), rays(*a, **k))[1])

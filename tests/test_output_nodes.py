@@ -330,7 +330,7 @@ def test_a_second_run_overwrites_nothing(server: ComfyServer) -> None:
 
 
 def test_a_cancelled_save_leaves_no_file(server: ComfyServer) -> None:
-    workflow = save_video(empty(256, 128, frames=600), filename_prefix="cancelled/a")
+    workflow = save_video(empty(256, 128, frames=600), codec="h265", filename_prefix="cancelled/a")
 
     def cancel(kind: str, data: dict[str, Any]) -> None:
         if kind == "progress" and 2 <= data["value"] < data["max"] and data["node"] == "save":

@@ -166,7 +166,7 @@ def test_values_outside_are_those_inside() -> None:
                 assert widget_values(node)[name] == shown[value]
 
 
-def test_the_outer_length_has_the_limits_of_the_conditioning() -> None:
+def test_the_outer_length_takes_its_limits_from_the_conditioning() -> None:
     definition = parts("Video to 360")[1]
     (length,) = [port for port in definition["inputs"] if port["name"] == "length"]
     first = next(link for link in definition["links"] if link["id"] == length["linkIds"][0])

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from scripts.train_tiny import StepError, call_together
 from tests import training_runs
-from tests.training_runs import MAP, REPO, encode_cache, environment, flags_of, losses, run, start, write_cache
+from tests.training_runs import MAP, REPO, encode_cache, environment, flags_of, losses, run, started, write_cache
 from viewpoint_core import train
 from viewpoint_core.export import main as export
 from viewpoint_core.train import main, train_step
@@ -88,14 +88,15 @@ def test_killed_at_a_random_moment_and_resumed_it_is_the_uninterrupted_run(
     flags = flags_of(paths, output, steps=8, ema=0.9, accumulation=2, workers=2)
     seed = int(os.environ.get("KILL_SEED", time.time_ns()))
     print(f"KILL_SEED={seed}")
-    process, step = start(flags), random.Random(seed).randint(1, 5)
+    step = random.Random(seed).randint(1, 5)
     deadline = time.monotonic() + 200
-    while process.poll() is None and time.monotonic() < deadline:
-        if (output / "log.jsonl").exists() and len(losses(output)) >= step:
-            break
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    with started(flags) as process:
+        while process.poll() is None and time.monotonic() < deadline:
+            if (output / "log.jsonl").exists() and len(losses(output)) >= step:
+                break
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
     assert losses(output).keys() < losses(whole).keys(), "the run ended before it was killed"
     run(flags)
     assert losses(output) == losses(whole), f"killed after step {step}"
@@ -119,12 +120,12 @@ def test_asked_to_stop_with_its_workers_it_ends_with_a_checkpoint_and_goes_on(
     paths: dict[str, Path], tmp_path: Path, number: signal.Signals
 ) -> None:
     output = tmp_path / "run"
-    process = start(flags_of(paths, output, steps=5000, save_every=5000, workers=2))
-    while not (output / "log.jsonl").exists():
-        assert process.poll() is None
-        time.sleep(0.05)
-    os.killpg(process.pid, number)  # as Ctrl-C in a terminal does
-    _, said = process.communicate(timeout=100)
+    with started(flags_of(paths, output, steps=5000, save_every=5000, workers=2)) as process:
+        while not (output / "log.jsonl").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        os.killpg(process.pid, number)  # as Ctrl-C in a terminal does
+        _, said = process.communicate(timeout=100)
     assert process.returncode == 130, said
     (checkpoint,) = checkpoints(output)
     step = max(losses(output))
@@ -152,12 +153,12 @@ def test_the_tiny_models_script_stops_with_its_training_and_exports_nothing(
 ) -> None:
     script, output = tmp_path / "script.py", tmp_path / "run"
     script.write_text(STOPS)
-    process = start([str(tmp_path), *flags_of(paths, output, steps=5000, save_every=5000)], script=script)
-    while not (output / "log.jsonl").exists():
-        assert process.poll() is None
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=100)
+    with started([str(tmp_path), *flags_of(paths, output, steps=5000, save_every=5000)], script=script) as process:
+        while not (output / "log.jsonl").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=100)
     assert process.returncode == 130, said
     assert said.endswith("stopped; the same command goes on\n")
     assert len(checkpoints(output)) == 1
@@ -536,6 +537,7 @@ def test_bad_input_is_refused_before_anything_is_trained(
         ({"cache": tmp_path}, ["is not a cache"]),
         ({"model": paths["vae"]}, ["Wan2.1"]),
         ({"sharding": "fsdp2"}, ["one process"]),
+        ({"optimizer": "adamw8bit"}, ["needs bitsandbytes"]),
         ({"vae": paths["model"]}, ["another vae"]),
         ({"layout": "erp", "schedule": "pano"}, ["another projection"]),
     ]

@@ -37,7 +37,10 @@ def test_prepare_and_encode_take_the_guides_commands() -> None:
     assert [options.known for options in encoded] == ["", "FRBL"]
 
 
-def test_train_takes_the_guides_commands_and_export_what_they_train() -> None:
+def test_train_takes_the_guides_commands_and_export_what_they_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     configs = [read_config(train.parse(arguments)) for arguments in of("train")]
     modes = {config.output: config.mode for config in configs}
     assert modes == {"runs/rides_lora": "lora", "runs/paper": "full"}
@@ -46,9 +49,15 @@ def test_train_takes_the_guides_commands_and_export_what_they_train() -> None:
     exported = [export.parse_arguments(arguments) for arguments in of("export")]
     for options in exported:
         check_target(export.target_file(options), replace=options.force)
-        mode = {"checkpoint": "full", "lora": "lora"}.get(options.command)
-        assert mode in (modes.get(str(options.source), mode), None), options.source
-    assert modes.keys() <= {str(options.source) for options in exported}
+    targets = [export.target_file(options) for options in exported]
+    assert len(set(targets)) == len(targets)
+    sources = [(options.command, "/".join(options.source.parts[:2])) for options in exported]
+    assert ("diffusers", "viewpoint.safetensors") in sources
+    trained = {(source, command) for command, source in sources if command != "diffusers"}
+    assert {(source, {"checkpoint": "full", "lora": "lora"}[command]) for source, command in trained} == {
+        *modes.items(),
+        ("runs/calm", "full"),  # of the preset that the guide offers instead
+    }
 
 
 @pytest.mark.parametrize("name", sorted({file.stem for file in PRESETS.glob("*.yaml")} - {"tiny_viewpoint"}))

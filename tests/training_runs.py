@@ -2,9 +2,12 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +94,11 @@ def environment() -> dict[str, str]:
     }
 
 
-def start(flags: list[str], processes: int = 1, launched: bool = False, script: Path | None = None) -> subprocess.Popen:
-    """The trainer, or a script around it, in processes of its own."""
+@contextmanager
+def started(
+    flags: list[str], processes: int = 1, launched: bool = False, script: Path | None = None
+) -> Iterator[subprocess.Popen]:
+    """The trainer, or a script around it, in processes of its own, none of which is left afterwards."""
     launcher = [sys.executable]
     if processes > 1 or launched:
         with socket.socket() as probe:
@@ -100,7 +106,7 @@ def start(flags: list[str], processes: int = 1, launched: bool = False, script: 
             port = probe.getsockname()[1]
         launcher += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(port)]
     command = [*launcher, *([str(script)] if script else ["-m", "viewpoint_core.train"]), *flags]
-    return subprocess.Popen(
+    with subprocess.Popen(
         command,
         cwd=REPO,
         env=environment(),
@@ -108,13 +114,18 @@ def start(flags: list[str], processes: int = 1, launched: bool = False, script: 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def run(flags: list[str], processes: int = 1, code: int = 0, launched: bool = False, script: Path | None = None) -> str:
     """The trainer in processes of its own, to its end; what it said. launched: by the launcher, even if it is one."""
-    process = start(flags, processes, launched, script)
-    out, errors = process.communicate(timeout=300)
+    with started(flags, processes, launched, script) as process:
+        out, errors = process.communicate(timeout=300)
     assert process.returncode == code, errors[-3000:]
     return out + errors
 

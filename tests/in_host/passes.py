@@ -94,8 +94,8 @@ def check_a_forward_pass_that_runs_no_perspective_block_is_refused_after_its_fir
 
 def check_the_hosts_caches_skip_steps_of_a_patched_model() -> None:
     for cache in (EasyCacheNode, LazyCacheNode):
-        calls = []
         for front in (False, True):  # the cache before or behind the patch
+            calls: list[int] = []
             model = load(33)
             cached = cache.execute(model, 1e3, 0.0, 1.0, False).args[0] if front else model
             patched = model_nodes.patch_model(cached, "alternating")
@@ -104,7 +104,7 @@ def check_the_hosts_caches_skip_steps_of_a_patched_model() -> None:
             hook = block.register_forward_hook(lambda *_: calls.append(1))  # noqa: B023
             assert torch.isfinite(sample(patched, steps=8)).all()
             hook.remove()
-        assert 2 <= len(calls) < 16, (cache, calls)
+            assert 1 <= len(calls) < 8, (cache, front, calls)
 
 
 def check_skipped_layers_are_no_replaced_forward_pass() -> None:

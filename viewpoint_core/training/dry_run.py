@@ -10,6 +10,7 @@ from ..checkpoint import PATCH_EMBEDDING, read_checkpoint
 from ..wan_attention import format_schedule
 from .config import TrainingConfig
 from .data.cache import CachedClips
+from .loop import check_optimizer
 from .lora import lora_parameters
 from .memory import GB, GIB, ModelSize, disk_space, step_memory
 from .parallel import asks_for_deepspeed, check_sharding
@@ -28,6 +29,7 @@ OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit": 2, "muon": 4}  # a weight; nearly al
 
 def check_run(config: TrainingConfig, processes: int) -> tuple[WanTransformer3DModel, CachedClips]:
     """The model, without weights, and the training clips. Raises ValueError where `train` would refuse to start."""
+    check_optimizer(config.optimizer)
     clips, _ = open_cache(config)  # made with this very VAE
     clips.empty_text()
     model = plan_transformer(Path(config.model), config.schedule)

@@ -4,6 +4,7 @@ import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -205,16 +206,20 @@ def check_gradient(norm: Tensor, parts: Sequence[Batch], step: int) -> None:
         )
 
 
+def check_optimizer(name: str) -> None:
+    """Raise ValueError where bitsandbytes is asked for and absent."""
+    if name == "adamw8bit" and find_spec("bitsandbytes") is None:
+        raise ValueError("optimizer adamw8bit needs bitsandbytes; install it, or take adamw")
+
+
 def make_optimizer(parameters: Mapping[str, nn.Parameter], config: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW or Muon over what trains, by name. Raises ValueError where bitsandbytes is asked for and absent."""
+    """AdamW or Muon over what trains, by name."""
     options = {"lr": config.lr, "betas": (config.beta1, config.beta2), "weight_decay": config.weight_decay}
     if config.optimizer == "muon":
         return Muon(parameters.items(), **options)
     if config.optimizer == "adamw8bit":
-        try:
-            from bitsandbytes.optim import AdamW8bit
-        except ImportError as error:
-            raise ValueError("optimizer adamw8bit needs bitsandbytes; install it, or take adamw") from error
+        from bitsandbytes.optim import AdamW8bit
+
         return AdamW8bit(parameters.values(), **options)
     return torch.optim.AdamW(parameters.values(), **options)
 

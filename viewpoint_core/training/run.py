@@ -21,7 +21,7 @@ from .data.clips import projection_of
 from .data.fingerprint import check_fingerprint, hash_beginnings, vae_fingerprint
 from .ema import start_ema, trained_parameters
 from .known_view import PAPER
-from .loop import Grey, make_optimizer
+from .loop import Grey, check_optimizer, make_optimizer
 from .lora import add_lora, check_comfy_lora, load_comfy_lora
 from .parallel import (
     distribute,
@@ -168,6 +168,7 @@ def start_run(config: TrainingConfig) -> Run:
         accelerator.print("This CPU has no fast bfloat16: steps and the VAE are computed in float32")
         config = replace(config, precision="fp32", vae_dtype="fp32")
     set_seed(config.seed)
+    check_optimizer(config.optimizer)
     train, heldout = open_cache(config)
     position = data_facts(config, accelerator, train)
     length = batches_an_epoch(train.buckets(), position["joint_batch"], config.image_share)
