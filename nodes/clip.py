@@ -112,6 +112,7 @@ class ViewPointLoadClip(io.ComfyNode):
             fps=fps,
             longest_side=longest_side,
             on_frame=lambda: progress.update(1),
+            on_step=lambda: progress.update(0),  # raises once the user cancels
         )
         images = pictures.movedim(1, -1).float(memory_format=torch.contiguous_format).div_(255)
         return io.NodeOutput(images, sound_to_audio(sound), fps)

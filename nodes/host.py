@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from comfy.cli_args import args
 from comfy_api.latest import io
 
 from ..viewpoint_core.checkpoint import schedule_from_metadata
+from ..viewpoint_core.replacing import partial_beside, take_first_free
 from ..viewpoint_core.safetensors_file import read_header
 
 
@@ -136,6 +138,12 @@ def check_video_vae(vae: Any) -> None:
             f"the VAE is a {type(network).__name__}, whose latents are not Wan's though their shape is the same; "
             "ViewPoint needs the Wan2.1 video VAE"
         )
+    scale = getattr(network, "latent_format", None)  # of a tiny VAE that brings others' latents to Wan's size
+    if isinstance(network, TINY_VIDEO_VAES) and scale not in (None, LATENT_FORMATS[channels]):
+        raise ValueError(
+            f"the VAE is a tiny one whose latents this ComfyUI takes for {scale.__name__}'s, as it does with all of "
+            "them in float16; ViewPoint needs the Wan2.1 video VAE, or a tiny one of it in another type"
+        )
 
 
 def latent_to_model(latent: torch.Tensor) -> torch.Tensor:
@@ -233,18 +241,38 @@ def file_change(name: str | None, suffixes: Collection[str]) -> float:
     return float("nan") if name is None else chosen_file(name, suffixes).stat().st_mtime
 
 
-def output_path(prefix: str, suffix: str, width: int = 0, height: int = 0, *, kind: str = "output") -> tuple[Path, str]:
-    """A new file name in one of the host's folders, counted like the host's own, and its subfolder there.
+def free_names(
+    prefix: str, suffix: str, width: int = 0, height: int = 0, *, kind: str = "output"
+) -> tuple[Iterator[Path], str]:
+    """New file names in one of the host's folders, counted like the host's own, and their subfolder there.
 
     The host puts the picture's size in for %width% and %height% in the prefix.
     """
     base = str(folder(kind))
     directory, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, base, width, height)
-    path = Path(directory) / f"{name}_{counter:05}_{suffix}"
-    while path.exists():
-        counter += 1
-        path = Path(directory) / f"{name}_{counter:05}_{suffix}"
-    return path, subfolder
+    paths = (Path(directory) / f"{name}_{number:05}_{suffix}" for number in count(counter))
+    return (path for path in paths if not path.exists()), subfolder
+
+
+@dataclasses.dataclass
+class NewFile:
+    """A file of the output folder while it is written to `partial`; once it is whole, `path` says where it is."""
+
+    partial: Path
+    path: Path
+    subfolder: str
+
+
+@contextmanager
+def new_file(prefix: str, suffix: str, width: int = 0, height: int = 0) -> Iterator[NewFile]:
+    """A file for the output folder that is written to a temporary path, and at the end has the first number that is
+    free then: another ComfyUI may have taken the one that was free when it was begun."""
+    names, subfolder = free_names(prefix, suffix, width, height)
+    first = next(names)
+    with partial_beside(first) as partial:
+        file = NewFile(partial, first, subfolder)
+        yield file
+        file.path = take_first_free(partial, chain([first], names))
 
 
 def workflow_metadata(hidden: Any) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ..viewpoint_core.kept import KEPT_BYTES
+from ..viewpoint_core.kept import KEPT_BYTES, forget_large
 from ..viewpoint_core.resample import BAND_PIXELS
 from .host import free_memory, give_up_memory
 
@@ -13,8 +13,11 @@ WORKING_BYTES = 512 * BAND_PIXELS + KEPT_BYTES  # while lookups are made, and in
 
 
 def check_room(needed: int, what: str, way_out: str) -> None:
-    """Raise ValueError where `needed` bytes are not free, even once the host was asked for them: `what` needs them, and
-    `way_out` is what to do instead."""
+    """Raise ValueError where `needed` bytes are not free, even once kept lookups are given up and the host was asked
+    for them: `what` needs them, and `way_out` is what to do instead."""
+    if needed <= free_memory():
+        return
+    forget_large()
     if needed <= free_memory():
         return
     give_up_memory(needed)

@@ -17,7 +17,6 @@ from torch import Tensor
 from ..viewpoint_core.bt709 import bt709_frame, tag_bt709
 from ..viewpoint_core.conditioning import check_finite
 from ..viewpoint_core.pixels import to_uint8
-from ..viewpoint_core.replacing import replacing
 from ..viewpoint_core.resample import check_erp
 from ..viewpoint_core.spherical_metadata import (
     add_spherical_metadata,
@@ -26,7 +25,7 @@ from ..viewpoint_core.spherical_metadata import (
     png_with_xmp,
 )
 from .convert import FrameStream, image_to_frames
-from .host import node_schema, output_path, progress_bar, workflow_metadata
+from .host import new_file, node_schema, progress_bar, workflow_metadata
 from .inputs import MAX_FPS
 
 CATEGORY = "ViewPoint/output"
@@ -242,11 +241,10 @@ def save_video(
     progress: Any = None,
 ) -> io.NodeOutput:
     """Encode beside the target, mark as 360 degrees, give it its name. What the node shows."""
-    path, subfolder = output_path(filename_prefix, ".mp4", frames.shape[-1], frames.shape[-2])
-    with replacing(path) as partial:
-        encode_video(partial, frames, rate, codec, crf, audio, metadata, progress)
-        add_spherical_metadata(partial, partial)
-    return io.NodeOutput(ui=ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)]))
+    with new_file(filename_prefix, ".mp4", frames.shape[-1], frames.shape[-2]) as file:
+        encode_video(file.partial, frames, rate, codec, crf, audio, metadata, progress)
+        add_spherical_metadata(file.partial, file.partial)
+    return io.NodeOutput(ui=ui.PreviewVideo([ui.SavedResult(file.path.name, file.subfolder, io.FolderType.output)]))
 
 
 class ViewPointSave360Video(io.ComfyNode):
@@ -321,9 +319,8 @@ class ViewPointSave360Image(io.ComfyNode):
         frames, metadata = erp_to_frames(erp), workflow_metadata(cls.hidden)
         progress, saved = progress_bar(len(frames)), []
         for frame in frames:
-            path, subfolder = output_path(filename_prefix, IMAGE_SUFFIXES[format], *frame.shape[:0:-1])
-            with replacing(path) as partial:
-                partial.write_bytes(encode_image(frame, format, jpeg_quality, metadata))
-            saved.append(ui.SavedResult(path.name, subfolder, io.FolderType.output))
+            with new_file(filename_prefix, IMAGE_SUFFIXES[format], *frame.shape[:0:-1]) as file:
+                file.partial.write_bytes(encode_image(frame, format, jpeg_quality, metadata))
+            saved.append(ui.SavedResult(file.path.name, file.subfolder, io.FolderType.output))
             progress.update(1)
         return io.NodeOutput(ui=ui.SavedImages(saved))

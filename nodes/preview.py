@@ -13,7 +13,7 @@ from ..viewpoint_core.map_layout import check_map
 from ..viewpoint_core.replacing import replacing
 from ..viewpoint_core.resample import check_erp
 from .convert import image_to_frames
-from .host import node_schema, output_path
+from .host import free_names, node_schema
 from .inputs import MAX_FPS
 from .output import check_choice, encode_video, frame_bytes, frame_rate
 from .preview_video import (
@@ -58,7 +58,8 @@ def write_preview(path: Path, frames: Tensor, fps: float, audio: Any) -> None:
 
 def preview_path(media: str) -> tuple[Path, str]:
     """A new file for the viewer in the host's temp folder, and its subfolder there; media: "image" or "video"."""
-    return output_path(f"ViewPoint360_{uuid4().hex[:8]}", SUFFIXES[media], kind="temp")
+    names, subfolder = free_names(f"ViewPoint360_{uuid4().hex[:8]}", SUFFIXES[media], kind="temp")
+    return next(names), subfolder
 
 
 def check_size(width: int, height: int, projection: str) -> None:

@@ -38,7 +38,8 @@ PLAYED = {"yuv420p", "yuvj420p"}  # what browsers play of H.264, and this pack's
 class VideoFile(NamedTuple):
     """A file behind a VIDEO: how many pictures and their size as shown, the first one's time, and their rate.
 
-    plays: browsers play it, whatever container it lies in.
+    plays: browsers play it, whatever container it lies in. counted: its header counts the pictures; elsewhere their
+    number is that of the longest track's seconds.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class VideoFile(NamedTuple):
     begin: float
     rate: Fraction
     plays: bool
+    counted: bool
 
 
 def video_file(video: Any) -> VideoFile | None:
@@ -66,9 +68,12 @@ def video_file(video: Any) -> VideoFile | None:
         plain = colours_of(stream).plain and not any(display_turn(first))
         plays = stream.codec_context.name == "h264" and first.format.name in PLAYED and plain
         rate = Fraction(stream.average_rate or Fraction(HEADER_RATE_DEFAULT))
+        counted = stream.frames > 0
     frames = video.get_frame_count()
     whole = is_whole(video, InputImpl.VideoFromFile(source))
-    return VideoFile(Path(source), frames, *shown_size(first), begin, rate, plays) if whole and frames > 1 else None
+    if not whole or frames < 2:
+        return None
+    return VideoFile(Path(source), frames, *shown_size(first), begin, rate, plays, counted)
 
 
 def is_whole(video: Any, file: Any) -> bool:
@@ -168,7 +173,7 @@ def encode_anew(file: VideoFile, target: Path, audio: Any) -> tuple[float, str]:
     expected = ceil(file.frames / every)
     frames = FrameStream(pictures(file, fps, came), (expected, 3, file.height, file.width))
     encode_video(target, frames, frame_rate(float(fps)), "h264", CRF, audio, {})
-    fewer = len(came) < expected - 1
+    fewer = file.counted and len(came) < expected - 1
     broken = f"The file tells of {expected} frames, and {len(came)} can be decoded." if fewer else ""
     return float(fps), joined(note, broken)
 

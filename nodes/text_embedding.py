@@ -9,8 +9,7 @@ from safetensors.torch import save_file
 
 from ..viewpoint_core.checkpoint import TEXT_DIM
 from ..viewpoint_core.conditioning import check_finite
-from ..viewpoint_core.replacing import replacing
-from .host import OUTPUT_MARK, chosen_file, file_change, folder, listed_files, node_schema, output_path
+from .host import OUTPUT_MARK, chosen_file, file_change, folder, listed_files, new_file, node_schema
 from .output import prefix_input
 
 CATEGORY = "ViewPoint/text"
@@ -33,9 +32,8 @@ def check_embedding(embedding: torch.Tensor, name: str) -> None:
 
 
 def write_embedding(embedding: torch.Tensor, path: Path) -> None:
-    """Write (1, L, 4096) under a temporary name, then rename."""
-    with replacing(path) as partial:
-        save_file({TENSOR: embedding.contiguous().cpu()}, partial, metadata={"format": "pt", MARK: "1"})
+    """Write (1, L, 4096)."""
+    save_file({TENSOR: embedding.contiguous().cpu()}, path, metadata={"format": "pt", MARK: "1"})
 
 
 def read_embedding(path: Path) -> torch.Tensor:
@@ -95,12 +93,12 @@ class ViewPointSaveTextEmbedding(io.ComfyNode):
                 "connect the text encoder's output"
             )
         check_embedding(embedding, "conditioning")
-        path, subfolder = output_path(filename_prefix, SUFFIX)
-        write_embedding(embedding, path)
-        name = Path(subfolder, path.name)
+        with new_file(filename_prefix, SUFFIX) as file:
+            write_embedding(embedding, file.partial)
+        name = Path(file.subfolder, file.path.name)
         text = [name.as_posix()] if name.parts[0] == SAVED_IN else [name.as_posix(), ELSEWHERE]
         return io.NodeOutput(
-            ui={"text": text, "files": [{"filename": path.name, "subfolder": subfolder, "type": "output"}]}
+            ui={"text": text, "files": [{"filename": file.path.name, "subfolder": file.subfolder, "type": "output"}]}
         )
 
 

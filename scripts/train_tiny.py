@@ -154,7 +154,10 @@ def call_together(command: Callable[[list[str]], int], processes: int, *flags: o
         before = signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
         try:
             code = process.wait()
-        finally:  # Ctrl-C has reached them too: leaving the block waits for their checkpoint
+        except KeyboardInterrupt:
+            process.wait()  # they have it too, and write their checkpoint
+            raise
+        finally:
             signal.signal(signal.SIGTERM, before)
     if code:
         raise StepError(f"{command.__module__} ended with status {code}")

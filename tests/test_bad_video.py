@@ -140,6 +140,20 @@ def test_each_picture_is_told_and_loading_can_be_stopped(tmp_path: Path, start: 
     assert len(told) == 13
 
 
+def test_loading_can_be_stopped_while_frames_are_decoded_that_are_not_asked_for(tmp_path: Path) -> None:
+    """As where the beginning lies beyond the end."""
+    file, steps = write_pictures(tmp_path / "a.mkv", numbered(200)), []
+
+    def stop() -> None:
+        steps.append(1)
+        if len(steps) > 20:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        read_clip(file, start_s=60, length=9, fps=16, on_step=stop)
+    assert len(steps) == 21
+
+
 def test_pixels_that_are_not_square_become_square(tmp_path: Path) -> None:
     file = write_pictures(tmp_path / "a.mp4", [corners(48, 32)] * 5, aspect=Fraction(4, 3))
     assert read_clip(file, start_s=0, length=1, fps=16)[0].shape == (1, 3, 32, 64)

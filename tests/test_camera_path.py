@@ -107,8 +107,9 @@ def test_half_a_turn_goes_as_typed(to: float, middle: float) -> None:
 
 
 def test_a_whole_turn_needs_keyframes_between() -> None:
-    with pytest.raises(ValueError, match="from 0 to 360 between frames 0 and 48.*0, 120, 240, 360"):
-        typed("0: 0 0 0 90\n48: 360 0 0 90", 49)
+    for name, key in (("yaw", "360 0 0 90"), ("roll", "0 0 360 90")):
+        with pytest.raises(ValueError, match=f"{name} goes from 0 to 360 between frames 0 and 48.*0, 120, 240, 360"):
+            typed(f"0: 0 0 0 90\n48: {key}", 49)
     path = typed("0: 0 0 0 90\n16: 120 0 0 90\n32: 240 0 0 90\n48: 360 0 0 90", 49, "linear")
     torch.testing.assert_close(path.yaw_deg, torch.linspace(0, 360, 49).double())
 

@@ -310,6 +310,26 @@ def test_a_second_run_repeats_nothing(finished: tuple[Studio, Path], capsys: pyt
     assert "11 clips; 0 broken, 0 items too short" in capsys.readouterr().out
 
 
+def test_a_clip_that_was_left_out_by_hand_stays_out(finished: tuple[Studio, Path]) -> None:
+    studio, cache = finished
+    key = CachedClips(cache).rows[0]["key"]
+    file = cache / "clips" / f"{key}.problem"
+    file.touch()
+    assert encode(studio, cache) == 0
+    assert file.read_bytes() == b""
+    assert key in CachedClips(cache).broken
+
+
+def test_an_empty_text_that_is_there_is_not_written_again(studio: Studio, tmp_path: Path) -> None:
+    flags = [*arguments(studio, tmp_path / "cache", text_encoder=None), "--no-text"]
+    assert main([*flags, "--shard", "1/2"]) == 0
+    assert list((tmp_path / "cache" / "texts").iterdir()) == []
+    assert main([*flags, "--shard", "0/2"]) == 0
+    before = changed(tmp_path / "cache")
+    assert main(flags) == 0
+    assert changed(tmp_path / "cache") == before
+
+
 def run_and_stop(command: list[str], cache: Path, number: signal.Signals, after: int) -> int:
     """Start an encoding, send it a signal once some clips are finished; its exit status."""
     process = subprocess.Popen([sys.executable, "-m", "viewpoint_core.encode", *command], cwd=REPO)

@@ -166,13 +166,13 @@ def test_the_frozen_side_of_the_patch_embedding_may_be_left_out_but_not_be_anoth
         lora.comfy_lora({key: tensor for key, tensor in state.items() if "patch" not in key}, 8)
 
 
-def saved_run(tmp_path: Path, model: wan.WanTransformer3DModel, mode: str, base: int = 16) -> Path:
+def saved_run(tmp_path: Path, model: wan.WanTransformer3DModel, mode: str, base: int = 16, alpha: float = 8.0) -> Path:
     """A run's output folder with one checkpoint, as the trainer writes it; its average is twice the weights."""
     optimizer = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad])
     average = {name: 2 * parameter.detach() for name, parameter in trained_parameters(model).items()}
     facts = {
         "mode": mode,
-        "lora_alpha": 8.0,
+        "lora_alpha": alpha,
         "base_channels": base,
         METADATA_BLOCKS: format_schedule(wan.set_blocks(model)),
     }
@@ -215,6 +215,21 @@ def test_a_lora_trained_on_a_viewpoint_model_is_said_to_belong_there(
     run = saved_run(tmp_path, lora_model(tmp_path), "lora", base=33)
     assert export.main(["lora", str(run), str(tmp_path / "out.safetensors")]) == 0
     assert "belongs on that checkpoint, not on a stock one" in capsys.readouterr().err
+
+
+def test_a_lora_comes_back_at_an_alpha_that_float32_does_not_hold(tmp_path: Path) -> None:
+    run, target = saved_run(tmp_path, lora_model(tmp_path, alpha=0.1), "lora", alpha=0.1), tmp_path / "out.safetensors"
+    assert export.main(["lora", str(run), str(target), "--dtype", "float32"]) == 0
+    assert read_header(target)[1]["viewpoint.lora_alpha"] == "0.1"
+    other = wan.prepare_transformer(tmp_path / "stock.safetensors", "alternating")
+    lora.add_lora(other, 4, 0.1)
+    lora.load_comfy_lora(other, load_file(target))
+
+
+def test_another_alpha_than_a_runs_own_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run, target = saved_run(tmp_path, lora_model(tmp_path), "lora"), tmp_path / "out.safetensors"
+    refused(capsys, "was trained with alpha 8, not 4", "lora", run, target, "--alpha", "4")
+    assert export.main(["lora", str(run), str(target), "--alpha", "8"]) == 0
 
 
 def test_a_lora_of_an_earlier_versions_run_is_exported_without_its_base(tmp_path: Path) -> None:

@@ -51,3 +51,14 @@ def test_bytes_of_nested_tensors_are_counted() -> None:
     grid = Grid(torch.zeros(2, 3), torch.zeros(2, 3))
     image: Tensor = torch.zeros(5, dtype=torch.float64)
     assert tensor_bytes({"a": (grid, image), "b": (None, 3)}) == 48 + 40
+
+
+def test_large_ones_are_given_up_for_those_who_need_the_memory_and_small_ones_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small, large = Kept(torch.zeros), Kept(torch.zeros)
+    monkeypatch.setattr(kept, "KEPT_BYTES", 1000)
+    held = small(10), large(500)
+    kept.forget_large()
+    assert (small.nbytes(), large.nbytes()) == (40, 0)
+    assert small(10) is held[0]

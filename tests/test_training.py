@@ -25,7 +25,7 @@ from viewpoint_core.train import main, train_step
 from viewpoint_core.training.data.cache import CachedClips
 from viewpoint_core.training.loop import Batch, Draws
 from viewpoint_core.training.new_model import new_transformer
-from viewpoint_core.training.run import Run
+from viewpoint_core.training.run import Run, save
 from viewpoint_core.training.state import (
     OPTIMIZER,
     checkpoints,
@@ -139,8 +139,8 @@ import sys
 from pathlib import Path
 from scripts import train_tiny
 from viewpoint_core import train
-folder, *flags = sys.argv[1:]
-train_tiny.STEPS["train"] = lambda folder, budget: train_tiny.call(train.main, *flags)
+folder, processes, *flags = sys.argv[1:]
+train_tiny.STEPS["train"] = lambda folder, budget: train_tiny.call_together(train.main, int(processes), *flags)
 train_tiny.STEPS["export"] = lambda folder, budget: (folder / "exported").touch()
 for name in ("data", "vae"):
     del train_tiny.STEPS[name]
@@ -148,20 +148,25 @@ sys.exit(train_tiny.main(["--folder", folder]))
 """
 
 
+@pytest.mark.parametrize("processes", [1, 2])
 def test_the_tiny_models_script_stops_with_its_training_and_exports_nothing(
-    paths: dict[str, Path], tmp_path: Path
+    paths: dict[str, Path], tmp_path: Path, processes: int
 ) -> None:
     script, output = tmp_path / "script.py", tmp_path / "run"
     script.write_text(STOPS)
-    with started([str(tmp_path), *flags_of(paths, output, steps=5000, save_every=5000)], script=script) as process:
+    flags = [str(tmp_path), str(processes), *flags_of(paths, output, steps=5000, save_every=5000)]
+    with started(flags, script=script) as process:
         while not (output / "log.jsonl").exists():
             assert process.poll() is None
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGINT)
+        process.wait(timeout=100)
+        with pytest.raises(ProcessLookupError):  # nothing of it goes on without the script
+            os.killpg(process.pid, 0)
         _, said = process.communicate(timeout=100)
     assert process.returncode == 130, said
     assert said.endswith("stopped; the same command goes on\n")
-    assert len(checkpoints(output)) == 1
+    assert [folder.name[:5] for folder in (output / "checkpoints").iterdir()] == ["step_"]
     assert not (tmp_path / "exported").exists()
 
 
@@ -332,6 +337,14 @@ def test_a_lora_run_trains_saves_resumes_and_exports(
     assert float(lora["diffusion_model.patch_embedding.lora_up.weight"][:, 64:].abs().max()) > 0
     assert main(flags_of(paths, tmp_path / "on", **settings, steps=1, lora=target)) == 0
     assert losses(tmp_path / "on")[1] != losses(tmp_path / "whole")[1]
+    other = (
+        ({"schedule": "pano"}, "the LoRA was trained with the Perspective blocks 1"),
+        ({"model": paths["model"]}, "the LoRA was trained on a model of 16 channels"),
+    )
+    for changes, words in other:
+        for dry in ([], ["--dry-run"]):
+            assert main([*flags_of(paths, tmp_path / "other", **{**settings, **changes}, lora=target), *dry]) == 2
+            assert words in capsys.readouterr().err
     target.write_bytes(target.read_bytes()[:-8])
     for dry in ([], ["--dry-run"]):
         assert main([*flags_of(paths, tmp_path / "cut", **settings, lora=target), *dry]) == 2
@@ -349,6 +362,15 @@ def test_a_file_ends_a_run_with_a_checkpoint_and_is_taken_away(
     assert main(flags_of(paths, tmp_path / "run", steps=3)) == 130
     assert "stopped at step 1 of 3" in capsys.readouterr().err
     assert main(flags_of(paths, tmp_path / "run", steps=2)) == 0
+
+
+def test_a_file_that_would_end_a_run_in_its_last_step_is_taken_away(
+    paths: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "run" / "stop"
+    monkeypatch.setattr(train, "save", lambda run: (file.touch(), save(run)))
+    assert main(flags_of(paths, tmp_path / "run", steps=1)) == 0
+    assert not file.exists()
 
 
 def test_full_memory_is_said_with_what_takes_less(
@@ -389,6 +411,17 @@ def test_another_batch_size_goes_on_after_as_many_samples(
     assert "joint_batch changed: the data goes on after 4 samples" in capsys.readouterr().out
     facts = json.loads((newest_checkpoint(tmp_path / "run") / "state.json").read_text())
     assert (facts["step"], facts["samples"]) == (6, 8)
+
+
+def test_another_accumulation_begins_with_the_first_batch_of_a_step(
+    paths: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else noise levels would not be stratified over a step from then on."""
+    firsts, batches = [], train.batches
+    monkeypatch.setattr(train, "batches", lambda *a: (firsts.append(a[3]), batches(*a))[1])
+    for steps, accumulation in ((1, 3), (2, 2), (3, 2)):
+        assert main(flags_of(paths, tmp_path / "run", steps=steps, accumulation=accumulation)) == 0
+    assert firsts == [0, 4, 6]
 
 
 @pytest.mark.parametrize("stage", [2, 3])
@@ -462,6 +495,21 @@ def test_weights_kept_for_good_are_those_of_their_step_without_the_optimiser_and
     assert (tmp_path / "kept.safetensors").read_bytes() == (tmp_path / "again.safetensors").read_bytes()
 
 
+def test_weights_to_keep_that_were_not_written_are_so_when_the_run_goes_on(
+    paths: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(run: Run) -> None:
+        raise OSError("the disk is full")
+
+    flags = flags_of(paths, tmp_path / "run", steps=4, save_every=2, keep_every=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "keep_weights", fail)
+        assert main(flags) == 2
+    assert main(flags) == 0
+    kept = sorted((tmp_path / "run" / "weights").iterdir())
+    assert [folder.name for folder in kept] == ["step_00000002", "step_00000004"]
+
+
 def test_it_says_what_it_trains_on_and_which_epoch_it_is_in(
     paths: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -515,7 +563,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(
     damage_clips(broken["cache"])
     assert main(flags_of(broken, tmp_path / "run", steps=4)) == 3
     said = capsys.readouterr().err
-    assert "step 2" in said
+    assert "the loss is nan at step 2; this process's own is nan, of the clips" in said
     assert any(file.stem in said for file in (broken["cache"] / "clips").glob("*.safetensors"))
     assert newest_checkpoint(tmp_path / "run").name == "step_00000002"
     assert all(file.read_bytes() == content for file, content in before.items())
@@ -528,11 +576,14 @@ def test_bad_input_is_refused_before_anything_is_trained(
     weights = load_file(paths["vae"])
     name = next(iter(weights))
     save_file({**weights, name: weights[name] + 1}, other_vae)
+    manifest = paths["cache"].parent / "manifest.jsonl"
+    other_cache = encode_cache({"manifest": manifest, "vae": other_vae}, tmp_path / "other")
     cases = [
         ({"vae": other_vae}, ["asked for", "cache"]),
         ({"schedule": "perspective"}, ["Perspective blocks"]),
         ({"seed": 5, "ema": 0.9, "output": whole}, ["seed"]),
         ({"ema": 0, "output": whole}, ["with ema True, this run has False"]),
+        ({"vae": other_vae, "cache": other_cache, "ema": 0.9, "output": whole}, ["was trained with vae"]),
         ({"lerning_rate": 1}, ["did you mean"]),
         ({"cache": tmp_path}, ["is not a cache"]),
         ({"model": paths["vae"]}, ["Wan2.1"]),

@@ -4,6 +4,7 @@ import argparse
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -21,6 +22,7 @@ from viewpoint_core.training.ema import averaged_weights, start_ema, update_ema
 from viewpoint_core.training.loop import Batch, draw
 from viewpoint_core.training.lora import add_lora
 from viewpoint_core.training.memory import ModelSize, disk_space, step_memory
+from viewpoint_core.training.stopping import stopped_by_signals
 from viewpoint_core.training.wan import set_perspective
 
 PATHS = {"model": "m", "vae": "v", "cache": "c", "output": "o"}
@@ -136,6 +138,7 @@ def test_a_bad_file_is_refused_in_plain_words(tmp_path: Path, text: str, words: 
         (["--preset", "huge"], "no preset 'huge'"),
         (["--faces", "FX"], "faces is 'FX'"),
         (["--lr", "nan"], "lr is nan"),
+        (["--lora-alpha", "0"], "lora_alpha is 0.0"),
         (["--warmup", "-1"], "warmup is -1"),
         (["--keep-every", "-1"], "keep_every is -1"),
         (["--image-share", "1"], "image_share is 1.0; expected a part in"),
@@ -175,6 +178,32 @@ def test_the_average_follows_its_recurrence_and_steps_aside() -> None:
     with averaged_weights(model, average):
         assert torch.equal(model.weight, average["weight"])
     assert torch.equal(model.weight, before)
+
+
+# Signals
+
+
+def test_a_signal_that_is_passed_on_at_once_counts_once() -> None:
+    with stopped_by_signals() as stop:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGTERM)
+        assert stop.asked
+
+
+ASKED_AGAIN = """
+import signal
+from viewpoint_core.training.stopping import ONCE, stopped_by_signals
+with stopped_by_signals() as stop:
+    signal.raise_signal(signal.SIGTERM)
+    stop.at -= 2 * ONCE
+    signal.raise_signal(signal.SIGTERM)
+print("still here")
+"""
+
+
+def test_a_signal_that_comes_again_later_ends_the_process_at_once() -> None:
+    done = subprocess.run([sys.executable, "-c", ASKED_AGAIN], cwd=REPO, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout) == (-signal.SIGTERM, "")
 
 
 # Checkpoints
@@ -253,6 +282,25 @@ def test_only_the_newest_checkpoints_stay(tmp_path: Path) -> None:
         save(tmp_path, step, parts)
     assert [folder.name for folder in state.checkpoints(tmp_path)] == ["step_00000002", "step_00000003"]
     assert state.newest_checkpoint(tmp_path) == tmp_path / "checkpoints" / "step_00000003"
+
+
+def test_a_checkpoint_whose_removal_was_cut_short_goes_with_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = trained()
+    save(tmp_path, 1, parts, keep=1)
+
+    def cut_short(folder: Path, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            (folder / "state.json").unlink()
+            raise OSError("the process ends here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(state.shutil, "rmtree", cut_short)
+        with pytest.raises(OSError, match="ends here"):
+            save(tmp_path, 2, parts, keep=1)
+    save(tmp_path, 3, parts, keep=1)
+    assert [folder.name for folder in (tmp_path / "checkpoints").iterdir()] == ["step_00000003"]
 
 
 WRITE_ON_A_FULL_DISK = """

@@ -188,12 +188,14 @@ def check_keyframes(keyframes: list[Keyframe]) -> None:
                 f"the keyframe at frame {after.frame} follows the one at frame {before.frame}; expected each frame "
                 "once, in rising order"
             )
-        if abs(after.yaw_deg - before.yaw_deg) >= 360:
-            raise ValueError(
-                f"yaw goes from {before.yaw_deg:g} to {after.yaw_deg:g} between frames {before.frame} and "
-                f"{after.frame}; the camera turns the shorter way round, so a whole turn needs keyframes between, "
-                "such as 0, 120, 240, 360"
-            )
+        for name in ANGLES[:3]:
+            begin, end = getattr(before, name), getattr(after, name)
+            if abs(end - begin) >= 360:
+                raise ValueError(
+                    f"{name.removesuffix('_deg')} goes from {begin:g} to {end:g} between frames {before.frame} and "
+                    f"{after.frame}; the camera turns the shorter way round, so a whole turn needs keyframes between, "
+                    "such as 0, 120, 240, 360"
+                )
 
 
 def path_from_keyframes(keyframes: list[Keyframe], length: int, interpolation: str = "smooth") -> CameraPath:

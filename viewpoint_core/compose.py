@@ -1,17 +1,19 @@
 """Several known pictures on one map, blended by how far inside their borders a direction lies."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .map_layout import check_map, map_directions
+from .map_layout import check_map, map_directions, unit_pixels
 from .resample import GREY
 from .smoothstep import smoothstep
 
 FAINT = 1e-3  # a known pixel on its picture's border weighs this much at least, so that it wins over nothing
+BORDER_PIXELS = 1.5  # of a face's middle, where they are widest
+FEW_BORDERS = 3
 
 
 def check_feather(feather_deg: float) -> None:
@@ -40,20 +42,28 @@ def border_angle(known: Tensor, reach: float) -> Tensor:
     return angle
 
 
-def feathered(masks: Tensor, feather_deg: float) -> Tensor:
-    """Masks (T, S, S) times a ramp from 0 at the border of what is known to 1 `feather_deg` inside. Equal masks that
-    follow one another are worked out once."""
-    if feather_deg == 0:
-        return masks
-    reach = math.radians(feather_deg)
-    weights = torch.empty_like(masks)
+def border_weights(mask: Tensor, feather_deg: float) -> Tensor:
+    """A mask (S, S) times a ramp from 0 at the border of what is known to 1 `feather_deg` inside.
+
+    On the border itself a picture covers a part of a pixel, and grey the rest. A ramp of a few pixels, or none, would
+    let that grey be seen: there such a pixel has FAINT times the mask, and a map that knows more of it stands alone.
+    """
+    reach, border = math.radians(feather_deg), BORDER_PIXELS / unit_pixels(len(mask))
+    parts = (mask > 0) & (mask < 1) if reach < FEW_BORDERS * border else torch.zeros_like(mask, dtype=torch.bool)
+    if reach == 0 and not bool(parts.any()):
+        return mask
+    angle = border_angle((mask > 0).cpu(), max(reach, border)).to(mask)
+    ramp = smoothstep(angle / reach).clamp(min=FAINT) if reach else torch.ones_like(mask)
+    return mask * torch.where(parts & (angle < border), FAINT, ramp)
+
+
+def feathered(masks: Tensor, feather_deg: float) -> Iterator[Tensor]:
+    """The `border_weights` of masks (T, S, S), one by one. Equal masks that follow one another are worked out once."""
+    weights: Tensor | None = None
     for frame, mask in enumerate(masks):
-        if frame and torch.equal(mask, masks[frame - 1]):
-            weights[frame] = weights[frame - 1]
-        else:
-            ramp = smoothstep(border_angle((mask > 0).cpu(), reach) / reach).to(mask)
-            weights[frame] = mask * ramp.clamp(min=FAINT)
-    return weights
+        if weights is None or not torch.equal(mask, masks[frame - 1]):
+            weights = border_weights(mask, feather_deg)
+        yield weights
 
 
 def channels_last(like: Tensor) -> Tensor:
@@ -88,14 +98,14 @@ def compose_maps(
             f"the lower map has {len(lower)} frames of side {lower.shape[-1]} and the upper one {len(upper)} of side "
             f"{upper.shape[-1]}; expected maps of one size and length: give both the same map_size and length"
         )
-    over = feathered(upper_mask, feather_deg)
-    under = feathered(lower_mask, feather_deg) * (1 - over)
     mask = torch.maximum(lower_mask, upper_mask)
     out = channels_last(lower)
-    for frame in range(len(out)):  # one at a time: the parts of all would need several times the memory of the result
-        total = under[frame] + over[frame]
+    # one at a time: the parts of all would need several times the memory of the result
+    weights = zip(feathered(upper_mask, feather_deg), feathered(lower_mask, feather_deg), strict=True)
+    for frame, (over, inside) in enumerate(weights):
+        total = inside * (1 - over) + over
         # a soft mask weighs nothing by nothing where both are almost unknown: the share, not the sum, is what counts
-        share = torch.where(total > 0, over[frame] / total.clamp(min=1e-12), 0.0)
+        share = torch.where(total > 0, over / total.clamp(min=1e-12), 0.0)
         blend = lower[frame] + (upper[frame] - lower[frame]) * share
         out[frame] = torch.where(mask[frame] > 0, blend, GREY)
         on_frame()

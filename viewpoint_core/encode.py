@@ -20,6 +20,7 @@ from .map_layout import check_map_size
 from .training.data.cache import (
     MapFile,
     is_finished,
+    is_left_out,
     is_text_finished,
     known_name,
     make_folders,
@@ -55,7 +56,7 @@ repeated. Several processes share the work with --shard 0/4 ... 3/4, or started 
 
 Exit status: 0 if all is encoded, 1 if some items are broken or too short (reported by name, the others are encoded),
 2 for bad options, a cache that was made with other settings, a full disk or full memory; 130 when stopped. Ctrl-C and
-SIGTERM stop it after the clip at hand, a second one at once.
+SIGTERM stop it after the clip at hand, another one, three seconds later or more, at once.
 Under torchrun or accelerate launch, 0 for broken and short items too: a launcher ends all its processes where one gives
 another status.
 """
@@ -127,7 +128,7 @@ def unfinished(
         todo = []
         for spec in specs[index::count]:
             stop.check()
-            if not is_finished(options.cache, spec, fingerprint):
+            if not (is_left_out(options.cache, spec.key) or is_finished(options.cache, spec, fingerprint)):
                 todo.append(spec)
             progress.update()
     return todo
@@ -284,7 +285,7 @@ def encode(options: argparse.Namespace) -> int:
         print(f"encode: {problem.name}: {problem.reason}", file=sys.stderr)
     make_folders(options.cache)
     write_plan(options.cache, specs, options.map_size, options.layout)
-    if options.no_text:
+    if options.no_text and index == 0 and not is_text_finished(options.cache, "", NO_TEXT):
         write_text(options.cache, "", torch.zeros(1, TEXT_DIM), NO_TEXT)
     with stopped_by_signals() as stop:
         if options.text_encoder:

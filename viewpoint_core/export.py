@@ -22,14 +22,12 @@ from .checkpoint import (
 )
 from .replacing import replace_text
 from .safetensors_file import read_header
-from .training.lora import COMFY_PREFIX, PATCH, comfy_lora
+from .training.lora import COMFY_PREFIX, LORA_ALPHA, LORA_BASE, PATCH, comfy_lora
 from .training.state import AVERAGE, BASE_CHANNELS, FACTS, gather_weights, newest_checkpoint, read_facts, stored_tensors
 from .training.wan import empty_transformer, transformer_config, transformer_source
 from .training.weights import LazyTensor, lazy, lazy_stored, listed, read_tensors, write_safetensors
 from .wan_attention import format_schedule, perspective_blocks
 
-LORA_ALPHA = "viewpoint.lora_alpha"
-LORA_BASE = "viewpoint.base_channels"  # of the model that it was trained on
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, "keep": None}
 WEIGHTS, CONFIG = "diffusion_pytorch_model.safetensors", "config.json"
 
@@ -67,7 +65,7 @@ def trainer_weights(checkpoint: Path, mode: str, average: bool) -> tuple[dict[st
         raise ValueError(f"{checkpoint} is of a run in mode {facts['mode']}; this exports what mode {mode} trains")
     metadata = {METADATA_BLOCKS: facts[METADATA_BLOCKS]}
     if mode == "lora":
-        metadata[LORA_ALPHA] = f"{facts['lora_alpha']:g}"
+        metadata[LORA_ALPHA] = str(facts["lora_alpha"])
         if BASE_CHANNELS in facts:  # checkpoints of earlier versions do not say
             metadata[LORA_BASE] = str(facts[BASE_CHANNELS])
     return gather_weights(checkpoint, average=average), metadata
@@ -170,9 +168,12 @@ def export_lora(
     alpha and schedule are for sources that do not say them. Raises ValueError for anything else.
     """
     state, metadata = read_lora(source, average)
-    if alpha is None and LORA_ALPHA not in metadata:
+    stored = float(metadata[LORA_ALPHA]) if LORA_ALPHA in metadata else alpha
+    if stored is None:
         raise ValueError(f"{source} does not say its alpha; pass --alpha")
-    alpha = float(metadata[LORA_ALPHA]) if alpha is None else alpha
+    if alpha not in (None, stored):
+        raise ValueError(f"{source} was trained with alpha {stored:g}, not {alpha:g}")
+    alpha = stored
     tensors = lora_tensors(state, alpha, dtype)
     layers = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks."))
     blocks = chosen_schedule(metadata, schedule, layers, source)
@@ -182,7 +183,7 @@ def export_lora(
 
 def lora_metadata(blocks: tuple[int, ...], channels: int, alpha: float) -> dict[str, str]:
     """Metadata of a LoRA's file, in the trainer's naming or ComfyUI's."""
-    return viewpoint_metadata(blocks, channels) | {LORA_ALPHA: f"{alpha:g}"}
+    return viewpoint_metadata(blocks, channels) | {LORA_ALPHA: str(alpha)}
 
 
 def export_diffusers(

@@ -1,6 +1,7 @@
 """Lookups that are kept for the next call: several small ones, of large ones the latest alone."""
 
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
@@ -24,6 +25,9 @@ def tensor_bytes(value: Any) -> int:
     return sum(map(tensor_bytes, value)) if isinstance(value, tuple) else 0
 
 
+EVERY: "weakref.WeakSet[Kept[Any]]" = weakref.WeakSet()
+
+
 class Kept(Generic[Made]):
     """A function of hashable arguments that keeps its latest results: up to KEPT_RESULTS that take up to KEPT_BYTES
     together, or else the latest one alone, which is given up before another is made. Results are not to be changed."""
@@ -32,6 +36,7 @@ class Kept(Generic[Made]):
         self.build = build
         self.results: OrderedDict[tuple[Any, ...], Made] = OrderedDict()
         self.lock = threading.Lock()
+        EVERY.add(self)
 
     def __call__(self, *key: Any) -> Made:
         with self.lock:
@@ -55,3 +60,10 @@ class Kept(Generic[Made]):
         """Keep nothing."""
         with self.lock:
             self.results.clear()
+
+
+def forget_large() -> None:
+    """Give up what is kept beyond KEPT_BYTES, for others that need the memory."""
+    for kept in list(EVERY):
+        if kept.nbytes() > KEPT_BYTES:
+            kept.clear()

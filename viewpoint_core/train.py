@@ -33,7 +33,7 @@ from .training.loop import (
 )
 from .training.parallel import end_processes, gradients_shared, uses_deepspeed
 from .training.plan import derive_seed, lr_at
-from .training.run import Run, keep_weights, save, start_run
+from .training.run import Run, has_kept, is_to_keep, keep_weights, save, start_run
 from .training.state import wait_for_all
 from .training.stopping import stopped_by_signals
 from .training.watch import heldout_losses, sample_clips, sample_map, write_sample
@@ -68,7 +68,7 @@ def train_step(run: Run, parts: list[tuple[Batch, Draws]]) -> float:
         with gradients_shared(run.model, last), compute_dtype(run):
             loss = batch_losses(run.model, run.vae, batch, draws, *places).mean()
             joint = joint_mean(loss, accelerator)
-            check_loss(joint, batch, run.step)
+            check_loss(joint, loss, batch, run.step)
             backward(run, loss, len(parts))
         total += joint / len(parts)
     if not uses_deepspeed(accelerator):
@@ -155,6 +155,7 @@ def train(run: Run) -> None:
     """Train to the last step, or until asked to stop; a checkpoint is written either way."""
     config, accelerator = run.config, run.accelerator
     first = run.samples // run.position["joint_batch"]
+    first += -first % config.accumulation  # noise levels are stratified over the batches of a step
     stream = batches(
         run.train, run.train.buckets(), config, first, accelerator.process_index, accelerator.num_processes
     )
@@ -168,6 +169,8 @@ def train_from(run: Run, stream: Iterator[tuple[Batch, Draws]], bar: tqdm) -> No
     """Train on batches that come."""
     config, saved = run.config, run.step
     logged, logged_at = run.step, time.monotonic()
+    if run.step and is_to_keep(run) and not has_kept(run):  # the run had ended before they were whole
+        keep_weights(run)
     while run.step < config.steps and not wants_to_stop(run):
         loss = train_step(run, [next(stream) for _ in range(config.accumulation)])
         run.losses.append(loss)
@@ -181,7 +184,7 @@ def train_from(run: Run, stream: Iterator[tuple[Batch, Draws]], bar: tqdm) -> No
         if run.step % config.save_every == 0 or run.step == config.steps:
             saved = run.step
             save(run)
-        if config.keep_every and run.step % config.keep_every == 0:
+        if is_to_keep(run):
             keep_weights(run)
         watch(run)  # after saving: it may fail, and would fail again when the run goes on
     if saved != run.step:
@@ -224,8 +227,9 @@ def run_to_end(config: TrainingConfig) -> int:
     with stopped_by_signals() as run.stop:
         train(run)
         stopped = run.step < config.steps
-        if stopped and run.accelerator.is_main_process:
+        if run.accelerator.is_main_process:
             (run.output / STOP_FILE).unlink(missing_ok=True)
+        if stopped and run.accelerator.is_main_process:
             print(f"train: stopped at step {run.step} of {config.steps}; the same command goes on", file=sys.stderr)
         elif not stopped:
             run.accelerator.print(f"Step {run.step}; checkpoints in {run.output / 'checkpoints'}")

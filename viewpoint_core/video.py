@@ -144,13 +144,29 @@ def pick_frames(timed: Iterable[tuple[float, VideoFrame]], times: Sequence[float
             yield shown[1]
 
 
+def telling(
+    timed: Iterator[tuple[float, VideoFrame]], on_step: Callable[[], None]
+) -> Iterator[tuple[float, VideoFrame]]:
+    """Frames as they come, each told before it is given."""
+    for item in timed:
+        on_step()
+        yield item
+
+
 def decode_at(
-    file: Path, times: Sequence[float], tick: float, size: tuple[int, int] | None, seek: bool
+    file: Path,
+    times: Sequence[float],
+    tick: float,
+    size: tuple[int, int] | None,
+    on_step: Callable[[], None],
+    *,
+    seek: bool,
 ) -> Iterator[Tensor]:
-    """The pictures on screen at growing times in seconds after the first frame; fewer where some cannot be had."""
+    """The pictures on screen at growing times in seconds after the first frame; fewer where some cannot be had.
+    `on_step` is called for each frame that is decoded."""
     container, stream = open_video(file)
     with container:
-        timed = timed_frames(container, stream)
+        timed = telling(timed_frames(container, stream), on_step)
         first = next(timed, None)
         if first is None:
             return
@@ -159,27 +175,32 @@ def decode_at(
                 container.seek(int((first[0] + times[0]) / stream.time_base), stream=stream, backward=True)
             except (av.FFmpegError, OSError):
                 return
-        frames = timed_frames(container, stream) if seek else chain([first], timed)
+        frames = telling(timed_frames(container, stream), on_step) if seek else chain([first], timed)
         for frame in pick_frames(frames, [first[0] + time for time in times], tick):
             yield to_rgb(frame, size, colours_of(stream))
 
 
 def each_picture(
-    file: Path, times: Sequence[float], tick: float, size: tuple[int, int] | None = None
+    file: Path,
+    times: Sequence[float],
+    tick: float,
+    size: tuple[int, int] | None = None,
+    on_step: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[int, Tensor]]:
     """The pictures on screen at growing times in seconds after the first, uint8 (3, H, W), each with its number from 0,
     one after the other; fewer where the video ends or breaks. A time may be half a tick early.
 
     Seeks where that saves decoding. Where seeking fails, all is decoded, and the pictures begin at 0 once more.
+    `on_step` is called for each frame that is decoded, which may be many more than there are pictures.
     """
     if times[0] > SEEK_SECONDS:
         came = 0
-        for number, picture in enumerate(decode_at(file, times, tick, size, seek=True)):
+        for number, picture in enumerate(decode_at(file, times, tick, size, on_step, seek=True)):
             came = number + 1
             yield number, picture
         if came == len(times):
             return
-    yield from enumerate(decode_at(file, times, tick, size, seek=False))
+    yield from enumerate(decode_at(file, times, tick, size, on_step, seek=False))
 
 
 def no_frame(file: Path) -> ValueError:
@@ -227,19 +248,20 @@ def read_clip(
     fps: float,
     longest_side: int = 0,
     on_frame: Callable[[], None] = lambda: None,
+    on_step: Callable[[], None] = lambda: None,
 ) -> tuple[Tensor, tuple[Tensor, int] | None]:
     """`length` (4k + 1) pictures of a video at a constant rate, uint8 (T, 3, H, W), and the sound that belongs to them.
 
     Upright as the file's turn says, in square pixels. The sound is float32 (channels, samples) and its rate, or None.
-    `on_frame` is called for each picture, and again where seeking failed. Raises ValueError for a file that is damaged
-    or too short.
+    `on_frame` is called for each picture, and again where seeking failed, `on_step` for each frame that is decoded.
+    Raises ValueError for a file that is damaged or too short.
     """
     check_length(length)
     opening = read_opening(file)
     size = fit_size(opening.width, opening.height, longest_side)
     times = [start_s + number / fps for number in range(length)]
     clip, came = torch.empty(length, 3, *size[::-1], dtype=torch.uint8), 0
-    for number, picture in each_picture(file, times, opening.tick, size):
+    for number, picture in each_picture(file, times, opening.tick, size, on_step):
         clip[number], came = picture, number + 1
         on_frame()
     if came < length:

@@ -313,22 +313,41 @@ def check_saved_prompts_are_listed_with_their_subfolders_and_one_saved_elsewhere
 
 
 def check_a_saved_prompt_is_on_the_disk_before_it_has_its_name() -> None:
-    from pack.nodes.text_embedding import write_embedding
+    from pack.nodes.text_embedding import ViewPointSaveTextEmbedding
 
-    flush, flushed = os.fsync, []
+    paths, flush, flushed = host_access.folder_paths, os.fsync, []
+    before = paths.get_output_directory()
     with tempfile.TemporaryDirectory() as work:
-        file = Path(work) / "a.safetensors"
 
         def note(number: int) -> None:
-            flushed.append(file.exists())
+            flushed.append(list(Path(work).glob("*.safetensors")))
             flush(number)
 
         os.fsync = note
+        paths.set_output_directory(work)
         try:
-            write_embedding(torch.zeros(1, 2, 4096), file)
+            ViewPointSaveTextEmbedding.execute([[torch.zeros(1, 2, 4096), {}]], "a")
         finally:
             os.fsync = flush
-        assert (flushed, [path.name for path in Path(work).iterdir()]) == ([False], ["a.safetensors"])
+            paths.set_output_directory(before)
+        assert (flushed, [path.name for path in Path(work).iterdir()]) == ([[]], ["a_00001_.safetensors"])
+
+
+def check_a_number_that_is_taken_while_a_file_is_made_stays_with_the_other_file() -> None:
+    paths = host_access.folder_paths
+    before = paths.get_output_directory()
+    with tempfile.TemporaryDirectory() as work:
+        paths.set_output_directory(work)
+        try:
+            with host_access.new_file("a", ".mp4") as file:
+                file.partial.write_text("this ComfyUI's")
+                other = file.path
+                other.write_text("another ComfyUI's")
+        finally:
+            paths.set_output_directory(before)
+        assert (file.path.name, file.path.read_text()) == ("a_00002_.mp4", "this ComfyUI's")
+        assert (other.name, other.read_text()) == ("a_00001_.mp4", "another ComfyUI's")
+        assert len(list(Path(work).iterdir())) == 2
 
 
 def check_files_may_be_links_that_lead_out_of_the_folder_but_names_may_not() -> None:
@@ -460,8 +479,11 @@ def check_a_vae_of_the_same_shape_but_another_kind_is_refused() -> None:
     sizes |= {"ch_mult": [1, 2, 4, 4], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0}
     vae.first_stage_model = AutoencoderKL(ddconfig=sizes | {"conv3d": True, "time_compress": 4}, embed_dim=16)
     expect_error(lambda: host_access.check_video_vae(vae), "the VAE is a AutoencoderKL, whose latents are not Wan's")
-    vae.first_stage_model = host_access.TINY_VIDEO_VAES[0](latent_channels=16)
+    tiny = host_access.TINY_VIDEO_VAES[0]
+    vae.first_stage_model = tiny(latent_channels=16)
     host_access.check_video_vae(vae)
+    vae.first_stage_model = tiny(latent_channels=16, latent_format=comfy.latent_formats.HunyuanVideo)
+    expect_error(lambda: host_access.check_video_vae(vae), "this ComfyUI takes for HunyuanVideo's")
     assert host_access.host_class("comfy.no.such.module", "Anything") is None
     assert host_access.host_class("comfy.sd", "NoSuchClass") is None
 

@@ -18,7 +18,9 @@ import sys
 
 import av
 import execution
+import numpy as np
 import pack.nodes.memory as memory
+import pack.viewpoint_core.kept as kept
 from comfy_api.latest import InputImpl
 from comfy_execution.caching import CacheKeySetInputSignature, HierarchicalCache
 from comfy_execution.graph import DynamicPrompt
@@ -70,6 +72,17 @@ def check_a_clip_beyond_memory_is_refused_before_it_is_decoded() -> None:
         assert (tuple(images.shape), audio, fps) == ((17, 128, 256, 3), None, 16.0)
         assert images.is_contiguous()
         assert peak < 1.1 * PIXEL_BYTES * 17 * 128 * 256
+
+
+def check_kept_lookups_are_given_up_before_anything_is_refused() -> None:
+    lookup, before = kept.Kept(torch.zeros), memory.free_memory
+    lookup(100 << 20)  # 400 MiB
+    memory.free_memory = lambda: (1 << 30) - lookup.nbytes()
+    try:
+        memory.check_room(1 << 30, "frames", "give fewer")
+    finally:
+        memory.free_memory = before
+    assert lookup.nbytes() == 0
 
 
 def check_the_host_gives_up_models_before_anything_is_refused() -> None:
@@ -227,6 +240,17 @@ def check_a_damaged_file_is_shown_as_far_as_it_goes_and_that_is_said() -> None:
         count = len(decoded(file)[0])
         assert 10 < count < 50
         assert shown["note"] == f"The file tells of 60 frames, and {count} can be decoded."
+
+
+def check_sound_that_outlasts_the_pictures_is_no_damage() -> None:
+    with own_folder() as folder:
+        pictures = [np.full((64, 128, 3), 8 * number, np.uint8) for number in range(30)]
+        source = write_pictures(folder / "a.mkv", pictures, pix_fmt="yuv444p", beep_s=0.5, sound_s=(0.0, 3.0))
+        file, shown = look(Unloaded(str(source)), folder)
+        with av.open(str(source)) as container:
+            assert container.duration > 2.5e6
+        assert len(decoded(file)[0]) == 30
+        assert (shown["audio"], shown["note"]) == (True, "")
 
 
 def check_above_240_frames_a_second_some_are_shown_at_the_right_speed() -> None:

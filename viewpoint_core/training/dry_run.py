@@ -42,7 +42,7 @@ def check_run(config: TrainingConfig, processes: int) -> tuple[WanTransformer3DM
         check_compiler(PartialState().device)
     going_on = newest_checkpoint(Path(config.output))
     if going_on:
-        check_facts(going_on, model_facts(model, config))
+        check_facts(going_on, model_facts(model, config, clips.fingerprint))
     return model, clips
 
 

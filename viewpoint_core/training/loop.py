@@ -189,11 +189,12 @@ class BadLossError(RuntimeError):
     """The loss is not a number."""
 
 
-def check_loss(loss: Tensor, batch: Batch, step: int) -> None:
-    """Raise BadLossError, naming the batch, unless the joint loss is finite."""
-    if not bool(torch.isfinite(loss)):
+def check_loss(joint: Tensor, own: Tensor, batch: Batch, step: int) -> None:
+    """Raise BadLossError, naming this process's batch and its own loss, unless the joint loss is finite."""
+    if not bool(torch.isfinite(joint)):
         raise BadLossError(
-            f"the loss is {float(loss)} at step {step}; this process's clips were {', '.join(batch.keys)}. {WAYS_ON}"
+            f"the loss is {float(joint)} at step {step}; this process's own is {float(own):.4g}, of the clips "
+            f"{', '.join(batch.keys)}. {WAYS_ON}"
         )
 
 

@@ -14,10 +14,13 @@ from diffusers import WanTransformer3DModel
 from peft import LoraConfig, get_peft_model_state_dict
 from torch import Tensor, nn
 
-from ..checkpoint import original_key
-from .wan import viewpoint_channels
+from ..checkpoint import original_key, schedule_from_metadata
+from ..wan_attention import format_schedule, perspective_blocks
+from .wan import set_blocks, viewpoint_channels
 
 ADAPTER = "default"
+LORA_ALPHA = "viewpoint.lora_alpha"  # in the metadata of a LoRA's file
+LORA_BASE = "viewpoint.base_channels"  # of the model that it was trained on
 PATCH, PATCH_SIZE = "patch_embedding", (1, 2, 2)
 LINEARS = r"blocks\.\d+\.(attn[12]\.(to_[qkv]|to_out\.0)|ffn\.net\.(0\.proj|2))"
 COMFY_PREFIX = "diffusion_model."
@@ -158,6 +161,20 @@ def check_comfy_lora(model: WanTransformer3DModel, lora: Mapping[str, Tensor]) -
     check_patch(model, lora)
 
 
+def check_origin(model: WanTransformer3DModel, metadata: Mapping[str, str], channels: int) -> None:
+    """Raise ValueError where a LoRA's file says that it was trained with other Perspective blocks than the model's, or
+    on a model that took another number of channels than `channels`, this one's before it was widened. Files of earlier
+    versions do not say the latter."""
+    trained, blocks = schedule_from_metadata(metadata), set_blocks(model)
+    if trained is not None and perspective_blocks(trained, model.config.num_layers) != blocks:
+        raise ValueError(
+            f"the LoRA was trained with the Perspective blocks {trained}, this run has {format_schedule(blocks)}"
+        )
+    base = metadata.get(LORA_BASE, str(channels))
+    if base != str(channels):
+        raise ValueError(f"the LoRA was trained on a model of {base} channels; this one takes {channels}")
+
+
 def check_patch(model: WanTransformer3DModel, lora: Mapping[str, Tensor]) -> None:
     """Raise ValueError unless a LoRA's patch embedding is of the model's shape, with the scale 1."""
     up, down = (lora[side] for side in PATCH_SIDES)
@@ -184,5 +201,5 @@ def check_lora_part(model: WanTransformer3DModel, key: str, name: str, own: Tens
 def check_alpha(key: str, lora: Mapping[str, Tensor], rank: int, scale: float) -> None:
     """Raise ValueError unless a LoRA's tensor has this scale, which is alpha / rank, and 1 in a file without alpha."""
     alpha = float(lora.get(key.partition("lora_")[0] + "alpha", rank))
-    if alpha / rank != scale:
+    if not math.isclose(alpha / rank, scale, rel_tol=1e-6):  # the file has it in float32
         raise ValueError(f"{key} has alpha {alpha:g}; the model's LoRA has {scale * rank:g}")

@@ -14,15 +14,16 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
 from ..checkpoint import METADATA_BLOCKS, PATCH_EMBEDDING, read_checkpoint
+from ..safetensors_file import StoredTensor
 from ..wan_attention import format_schedule
 from .config import TrainingConfig
 from .data.cache import CLIPS, CachedClips, has_known
 from .data.clips import projection_of
-from .data.fingerprint import check_fingerprint, hash_beginnings, vae_fingerprint
+from .data.fingerprint import Fingerprint, check_fingerprint, hash_beginnings, vae_fingerprint
 from .ema import start_ema, trained_parameters
 from .known_view import PAPER
 from .loop import Grey, check_optimizer, make_optimizer
-from .lora import add_lora, check_comfy_lora, load_comfy_lora
+from .lora import add_lora, check_comfy_lora, check_origin, load_comfy_lora
 from .parallel import (
     distribute,
     load_deepspeed,
@@ -35,6 +36,7 @@ from .plan import batches_an_epoch
 from .precision import has_fast_bf16
 from .state import (
     BASE_CHANNELS,
+    FACTS,
     KEPT,
     MODEL,
     as_main,
@@ -91,12 +93,17 @@ class Run:
         return self.samples / self.position["joint_batch"] / self.epoch_length
 
 
-def model_facts(model: nn.Module, config: TrainingConfig) -> dict[str, Any]:
+def base_tensors(config: TrainingConfig) -> dict[str, StoredTensor]:
+    """The headers of the model's tensors as it lies in its file, before it is widened."""
+    return read_checkpoint(transformer_source(Path(config.model)))[0]
+
+
+def model_facts(model: nn.Module, config: TrainingConfig, cached: Fingerprint) -> dict[str, Any]:
     """What a checkpoint must agree with before this run goes on from it."""
     shape = {name: model.config[name] for name in ("in_channels", "num_layers", "num_attention_heads", "ffn_dim")}
     lora = {}
     if config.mode == "lora":
-        base, _ = read_checkpoint(transformer_source(Path(config.model)))
+        base = base_tensors(config)
         lora = {
             "lora_rank": config.lora_rank,
             "lora_alpha": config.lora_alpha,
@@ -105,7 +112,8 @@ def model_facts(model: nn.Module, config: TrainingConfig) -> dict[str, Any]:
         }
     blocks = {METADATA_BLOCKS: format_schedule(set_blocks(model))}
     kept = {"optimizer": config.optimizer, "ema": config.ema > 0, "seed": config.seed}
-    return {"mode": config.mode, **shape, **lora, **blocks, **kept}
+    spaces = {"layout": config.layout, "vae": cached.vae[:16], "text_encoder": cached.text_encoder[:16]}
+    return {"mode": config.mode, **shape, **lora, **blocks, **kept, **spaces}
 
 
 def data_facts(config: TrainingConfig, accelerator: Accelerator, train: CachedClips) -> dict[str, Any]:
@@ -121,13 +129,14 @@ def data_facts(config: TrainingConfig, accelerator: Accelerator, train: CachedCl
 
 def starting_lora(config: TrainingConfig) -> dict[str, Tensor]:
     """The LoRA that training starts from, none if empty. Raises ValueError where it is damaged or not of this model,
-    rank and alpha, of which it needs the header alone."""
+    schedule, rank and alpha, of which it needs the header alone."""
     if not config.lora:
         return {}
-    tensors, _ = read_tensors([Path(config.lora)])
+    tensors, metadata = read_tensors([Path(config.lora)])
     planned = plan_transformer(Path(config.model), config.schedule)
     add_lora(planned, config.lora_rank, config.lora_alpha)
     check_comfy_lora(planned, tensors)
+    check_origin(planned, metadata, base_tensors(config)[PATCH_EMBEDDING].shape[1])
     return tensors
 
 
@@ -174,7 +183,7 @@ def start_run(config: TrainingConfig) -> Run:
     length = batches_an_epoch(train.buckets(), position["joint_batch"], config.image_share)
     empty_text = train.empty_text()
     model = prepare_model(config)
-    facts = model_facts(model, config)
+    facts = model_facts(model, config, train.fingerprint)
     vae = load_vae(Path(config.vae), dtype=DTYPES[config.vae_dtype]).to(accelerator.device)
     model, optimizer = distribute_all(model, accelerator, config)
     average = start_ema(model) if config.ema else None
@@ -253,6 +262,16 @@ def save(run: Run) -> Path:
     else:
         write = partial(write_tensors, collect_tensors(run.model, run.optimizer, run.average)[0])
     return save_state(run.output, write, saved_facts(run), step=run.step, keep=run.config.keep)
+
+
+def is_to_keep(run: Run) -> bool:
+    """Whether the weights of the step at hand are to be kept for good."""
+    return bool(run.config.keep_every) and run.step % run.config.keep_every == 0
+
+
+def has_kept(run: Run) -> bool:
+    """Whether the weights of the step at hand are kept already."""
+    return as_main(lambda: (run.output / KEPT / f"step_{run.step:08}" / FACTS).is_file())
 
 
 def keep_weights(run: Run) -> Path:

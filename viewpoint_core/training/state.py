@@ -132,7 +132,8 @@ def write_tensors(tensors: Mapping[str, Tensor], folder: Path) -> None:
 def save_state(output: Path, write: Callable[[Path], None], facts: dict[str, Any], *, step: int, keep: int) -> Path:
     """Have `write` fill a checkpoint, then drop all but the newest `keep`; every process calls it, as `write_whole`."""
     target = write_whole(output / CHECKPOINTS, write, facts, step=step)
-    by_main(lambda: drop(checkpoints(output)[:-keep]))
+    # renamed first: what is left where removing is cut short counts as partial, and goes with the next one
+    by_main(lambda: drop([old.replace(partial_folder(old)) for old in checkpoints(output)[:-keep]]))
     return target
 
 
@@ -142,7 +143,7 @@ def write_whole(parent: Path, write: Callable[[Path], None], facts: dict[str, An
     Every process calls it. If it fails (a full disk), the half folder is removed and the older ones stay.
     """
     target = parent / f"step_{step:08}"
-    partial = target.with_name(f".{target.name}{PARTIAL}")
+    partial = partial_folder(target)
     by_main(lambda: start_partial(partial))
     try:
         write(partial)
@@ -153,6 +154,11 @@ def write_whole(parent: Path, write: Callable[[Path], None], facts: dict[str, An
             shutil.rmtree(partial, ignore_errors=True)
         raise
     return target
+
+
+def partial_folder(target: Path) -> Path:
+    """Where a checkpoint lies while it is not whole."""
+    return target.with_name(f".{target.name}{PARTIAL}")
 
 
 def drop(folders: Iterable[Path]) -> None:

@@ -138,6 +138,12 @@ def read_made_from(file: Path) -> dict[str, Any]:
     return read_stored(file)[1]
 
 
+def is_left_out(folder: Path, key: str) -> bool:
+    """Whether somebody left a clip out of training by an empty problem file; those of `write_problem` are not empty."""
+    file = clip_file(folder, key, "problem")
+    return file.is_file() and not file.stat().st_size
+
+
 def is_finished(folder: Path, spec: ClipSpec, fingerprint: Fingerprint) -> bool:
     """Whether a clip's files are there, whole, and made with the same settings of the same source.
 
