@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from ..viewpoint_core.conditioning import check_length
 from ..viewpoint_core.video import VIDEO_SUFFIXES, clip_size, read_clip
 from .convert import sound_to_audio
-from .host import chosen_file, file_change, listed_files, node_schema, progress_bar
+from .host import chosen_file, file_change, listed_files, node_schema, progress_bar, raise_if_cancelled
 from .inputs import MAX_FPS, MAX_LENGTH, MAX_SIZE
 from .memory import check_room
 
@@ -112,7 +112,7 @@ class ViewPointLoadClip(io.ComfyNode):
             fps=fps,
             longest_side=longest_side,
             on_frame=lambda: progress.update(1),
-            on_step=lambda: progress.update(0),  # raises once the user cancels
+            on_step=raise_if_cancelled,
         )
         images = pictures.movedim(1, -1).float(memory_format=torch.contiguous_format).div_(255)
         return io.NodeOutput(images, sound_to_audio(sound), fps)

@@ -217,7 +217,13 @@ def offer_models(folder_with_kinds: Path) -> None:
 
 def listed_files(kind: str, suffixes: Collection[str]) -> list[str]:
     """Files directly in one of the host's folders that end so, in order."""
-    return sorted(file.name for file in folder(kind).glob("*") if file.suffix.lower() in suffixes and file.is_file())
+    return sorted(file.name for file in folder(kind).glob("*") if file.suffix.lower() in suffixes and is_file(file))
+
+
+def is_file(path: Path) -> bool:
+    """Whether a path leads to a file. Unlike Path.is_file it does not raise for links that may not be followed: the
+    host would drop the pack."""
+    return os.path.isfile(path)
 
 
 def chosen_file(name: str, suffixes: Collection[str]) -> Path:
@@ -230,7 +236,7 @@ def chosen_file(name: str, suffixes: Collection[str]) -> Path:
     if not path.is_relative_to(base) or path.suffix.lower() not in suffixes:
         expected = ", ".join(sorted(suffixes))
         raise ValueError(f"file is {name!r}; expected a {expected} file inside ComfyUI's input, output or temp folder")
-    if not path.is_file():
+    if not is_file(path):
         raise ValueError(f"file {name!r} is not in ComfyUI's {base.name} folder")
     return path
 
@@ -254,6 +260,15 @@ def free_names(
     return (path for path in paths if not path.exists()), subfolder
 
 
+def check_name(path: Path) -> None:
+    """Raise OSError for a name under which no file can be, before the work that would be lost."""
+    try:
+        path.touch(exist_ok=False)
+    except FileExistsError:  # another ComfyUI has just taken it, so it can be
+        return
+    path.unlink()
+
+
 @dataclasses.dataclass
 class NewFile:
     """A file of the output folder while it is written to `partial`; once it is whole, `path` says where it is."""
@@ -269,6 +284,7 @@ def new_file(prefix: str, suffix: str, width: int = 0, height: int = 0) -> Itera
     free then: another ComfyUI may have taken the one that was free when it was begun."""
     names, subfolder = free_names(prefix, suffix, width, height)
     first = next(names)
+    check_name(first)
     with partial_beside(first) as partial:
         file = NewFile(partial, first, subfolder)
         yield file
@@ -283,6 +299,11 @@ def workflow_metadata(hidden: Any) -> dict[str, str]:
     if hidden.prompt is not None:
         values["prompt"] = hidden.prompt
     return {name: json.dumps(value) for name, value in values.items()}
+
+
+def raise_if_cancelled() -> None:
+    """Raise once the user cancels; for steps that are too many to show."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
 
 
 def progress_bar(total: int) -> comfy.utils.ProgressBar:

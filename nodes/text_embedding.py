@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from ..viewpoint_core.checkpoint import TEXT_DIM
 from ..viewpoint_core.conditioning import check_finite
-from .host import OUTPUT_MARK, chosen_file, file_change, folder, listed_files, new_file, node_schema
+from .host import OUTPUT_MARK, chosen_file, file_change, folder, is_file, listed_files, new_file, node_schema
 from .output import prefix_input
 
 CATEGORY = "ViewPoint/text"
@@ -55,7 +55,7 @@ def listed_embeddings() -> list[str]:
     """Safetensors files in the input folder, and in the output folder's own for texts with all its subfolders, named
     as the host names them."""
     base = folder("output")
-    files = (file for file in (base / SAVED_IN).rglob(f"*{SUFFIX}") if file.is_file())
+    files = (file for file in (base / SAVED_IN).rglob(f"*{SUFFIX}") if is_file(file))
     saved = sorted(file.relative_to(base).as_posix() for file in files)
     return listed_files("input", {SUFFIX}) + [name + OUTPUT_MARK for name in saved]
 

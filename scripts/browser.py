@@ -18,7 +18,15 @@ class BrowserError(Exception):
 
 def found_browser() -> str | None:
     """The Chromium or Chrome on PATH, if any."""
-    return next((path for path in map(shutil.which, NAMES) if path), None)
+    return next((path for path in map(shutil.which, NAMES) if path and is_browser(path)), None)
+
+
+def is_browser(path: str) -> bool:
+    """Whether a program tells its version; Ubuntu's chromium-browser only says where to find one."""
+    try:
+        return subprocess.run([path, "--version"], capture_output=True, timeout=60).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
 
 
 def chosen_browser(name: str) -> str:

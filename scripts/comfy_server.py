@@ -34,6 +34,8 @@ def make_base_directory(base: Path) -> Path:
     for name in FOLDERS:
         (base / name).mkdir(parents=True, exist_ok=True)
     link = base / "custom_nodes" / PACK
+    if link.is_symlink() and link.readlink() != ROOT:  # of a checkout that was moved or copied
+        link.unlink()
     if not link.is_symlink():
         link.symlink_to(ROOT, target_is_directory=True)
     return base.resolve()
@@ -53,7 +55,8 @@ def supports(host: Path, flag: str) -> bool:
 
 def server_command(host: Path, base: Path, port: int, flags: tuple[str, ...]) -> list[str]:
     """The command that starts the server."""
-    command = [sys.executable, str(host / "main.py"), "--listen", "127.0.0.1", "--port", str(port)]
+    python = os.environ.get("COMFYUI_PYTHON") or sys.executable  # a ComfyUI of the user's may need packages of its own
+    command = [python, str(host / "main.py"), "--listen", "127.0.0.1", "--port", str(port)]
     command += ["--base-directory", str(base), "--disable-auto-launch", *flags]
     if supports(host, "--database-url"):
         command += ["--database-url", f"sqlite:///{(base / 'comfyui.db').as_posix()}"]

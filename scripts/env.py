@@ -7,7 +7,14 @@ import os
 import platform
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Iterator  # noqa: UP035
+
+try:
+    import fcntl
+except ImportError:
+    fcntl = None
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
@@ -24,7 +31,7 @@ def require_python(version: tuple) -> None:
     """Raise SetupError for a Python that is too old."""
     if tuple(version[:2]) < MINIMUM_PYTHON:
         found = ".".join(str(part) for part in version[:3])
-        raise SetupError(f"Python 3.10 or newer is needed, this is {found}. Try: make env PYTHON=python3.11")
+        raise SetupError(f"Python 3.10 or newer is needed, this is {found}. Try: export PYTHON=python3.11")
 
 
 def venv_python(venv: Path) -> Path:
@@ -45,6 +52,18 @@ def stamp_file(venv: Path) -> Path:
     return venv / ".complete"
 
 
+def mark_file(venv: Path) -> Path:
+    """What tells an environment that this script began from one that somebody else made."""
+    return venv / ".made-by-env.py"
+
+
+def is_ours(venv: Path) -> bool:
+    """Whether an environment may be cleared: there is none, or this script made it."""
+    if not venv.exists() or not any(venv.iterdir()):
+        return True
+    return mark_file(venv).exists() or stamp_file(venv).exists()
+
+
 def is_current(venv: Path, stamp: str) -> bool:
     """Whether an environment is finished and made of these locks."""
     file = stamp_file(venv)
@@ -56,6 +75,17 @@ def write_stamp(venv: Path, stamp: str) -> None:
     unfinished = venv / ".complete.new"
     unfinished.write_text(stamp)
     os.replace(str(unfinished), str(stamp_file(venv)))
+
+
+@contextmanager
+def one_at_a_time(file: Path) -> Iterator[None]:
+    """Wait for others that make the environment; Windows, which has no make of its own, does not."""
+    if fcntl is None:
+        yield
+        return
+    with file.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def call(*command: object) -> None:
@@ -81,10 +111,13 @@ def make_env(venv: Path) -> None:
     stamp = wanted_stamp(LOCK, BOOTSTRAP, platform.python_version())
     if is_current(venv, stamp):
         return
+    if not is_ours(venv):
+        raise SetupError(f"{venv} was not made by this script: move it away, or remove it")
     print(f"Making {venv} with Python {platform.python_version()} ...", file=sys.stderr)
     if stamp_file(venv).exists():
         stamp_file(venv).unlink()
     call(sys.executable, "-m", "venv", "--clear", venv)
+    mark_file(venv).touch()
     install(venv)
     write_stamp(venv, stamp)
 
@@ -93,7 +126,8 @@ def main() -> int:
     """The exit status, with the reason on stderr."""
     try:
         require_python(sys.version_info)
-        make_env(VENV)
+        with one_at_a_time(VENV.with_name(".venv.lock")):
+            make_env(VENV)
     except SetupError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -90,13 +90,14 @@ The picture is saved in `output/viewpoint`, marked as 360 degrees.
 """
 SAVED_PROMPT_NOTE = f"""# Text to 360 with a saved prompt
 
-{MODEL_NOTE}First run the upper part alone (mute the rest): it encodes both prompts and saves them. From then on
+{MODEL_NOTE}First select both *ViewPoint: save text embedding* nodes and press the play button above them: only
+what leads to them runs, which encodes both prompts and saves them. From then on
 
 - `{SAVED_PROMPTS["positive"].removesuffix(" [output]")}`
 - `{SAVED_PROMPTS["negative"].removesuffix(" [output]")}`
 
 in the output folder are all that is read: remove or mute the text encoder's nodes. An edited prompt is a new file:
-run the upper part again, press R, and choose the one that ends in `_00002_` where `_00001_` is loaded; else the old
+run them again, press R, and choose the one that ends in `_00002_` where `_00001_` is loaded; else the old
 prompt is used. The model is patched by ViewPointPatchModel and sampled by the host's own KSampler, as in any other
 workflow. The video is saved in `output/viewpoint`, marked as 360 degrees.
 """

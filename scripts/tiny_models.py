@@ -201,8 +201,13 @@ def write_models(models: Path) -> list[Path]:
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", type=Path, help="the models folder of a ComfyUI; existing files are replaced")
-    for path in write_models(parser.parse_args().models):
+    parser.add_argument("models", type=Path, help="the models folder of a ComfyUI")
+    parser.add_argument("--force", action="store_true", help="replace files of these names, which may be real models")
+    options = parser.parse_args()
+    there = [str(path) for path, _ in writers(options.models) if path.exists()]
+    if there and not options.force:
+        parser.error(f"not replaced without --force: {', '.join(there)}")
+    for path in write_models(options.models):
         print(path)
     return 0
 

@@ -24,8 +24,9 @@ REFRAME_NOTE = f"""# A moving shot out of a panorama
 
 No model. {ERP_INPUT}
 A camera path from keyframes, cut to the length of the shot, and rendered as a flat video; a single view beside it; and
-the panorama with another front. Look around in the preview and press "use this view" to write its angles into one of
-the two nodes: what you look at becomes the view, or the panorama's front. All is saved in `output/viewpoint`.
+the panorama with another front. Look around in the preview and press "use this view" to write its angles into
+*Still view* or *Another front*: what you look at becomes the view, or the panorama's front. Written into *Moving shot*
+they turn its whole path. All is saved in `output/viewpoint`.
 """
 CUBEMAP_NOTE = f"""# Panorama to a cubemap and back
 

@@ -8,7 +8,9 @@ from scripts.workflow_graph import Graph, Link, Node
 
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 UPLOAD_OPTIONS = ("image_upload", "video_upload")
-NOTE_WIDTH, NODE_WIDTH, COLUMN_WIDTH, TEXT_HEIGHT = 460, 320, 380, 140
+NOTE_WIDTH, NODE_WIDTH, GAP, TEXT_HEIGHT = 460, 320, 60, 140
+COLUMN_WIDTH = NODE_WIDTH + GAP
+SIZES = {"ViewPointPreview360": (440, 480)}  # as web/viewpoint_preview.js makes them
 
 
 class Slot(NamedTuple):
@@ -130,6 +132,8 @@ class Builder:
     def size(self, key: str) -> list[int]:
         """About what the editor gives the node, so that none overlaps the next."""
         node = self.graph.nodes[key]
+        if node.type in SIZES:
+            return list(SIZES[node.type])
         slots = self.slots(node)
         sockets = max(sum(not slot.is_widget for slot in slots), len(self.info[node.type]["output"]))
         text = TEXT_HEIGHT if any(slot.options.get("multiline") for slot in slots) else 0
@@ -137,14 +141,18 @@ class Builder:
         return [NODE_WIDTH, 40 + 20 * sockets + 26 * len(self.widget_values(node)) + text + picture]
 
     def positions(self) -> dict[str, list[int]]:
-        """Columns by depth, right of the note."""
+        """Columns by depth, right of the note, each as wide as its widest node."""
+        columns = {key: self.depth(key) for key in self.graph.nodes}
+        widths: dict[int, int] = {}
+        for key, column in columns.items():
+            widths[column] = max(widths.get(column, 0), self.size(key)[0] + GAP)
         bottoms: dict[int, int] = {}
         positions = {}
-        for key in self.graph.nodes:
-            column = self.depth(key)
+        for key, column in columns.items():
             top = bottoms.get(column, 0)
-            positions[key] = [NOTE_WIDTH + 60 + COLUMN_WIDTH * column, top]
-            bottoms[column] = top + self.size(key)[1] + 60
+            left = NOTE_WIDTH + GAP + sum(widths[before] for before in range(column))
+            positions[key] = [left, top]
+            bottoms[column] = top + self.size(key)[1] + GAP
         return positions
 
     def editor_node(self, key: str, position: list[int], order: int) -> dict[str, Any]:

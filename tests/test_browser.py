@@ -406,16 +406,34 @@ def test_past_the_limit_the_viewer_used_longest_ago_waits_for_a_click(comfy: Com
     expect(waiting).to_have_count(1)  # another one by now
 
 
+LOSE = (
+    "() => { window.loss = document.querySelector('.vp360 canvas').getContext('webgl2')"
+    ".getExtension('WEBGL_lose_context'); loss.loseContext() }"
+)
+
+
 def test_a_lost_context_comes_back_with_its_picture(comfy: ComfyPage) -> None:
     shown = show(comfy, "colours_erp.png")
-    comfy.evaluate(
-        "() => { window.loss = document.querySelector('.vp360 canvas').getContext('webgl2')"
-        ".getExtension('WEBGL_lose_context'); loss.loseContext() }"
-    )
+    comfy.evaluate(LOSE)
     expect(shown.message).to_contain_text("graphics driver")
     comfy.evaluate("loss.restoreContext()")
     shown.wait_for_picture()
     assert_shows_the_view(shown)
+
+
+def test_a_lost_context_is_said_for_as_long_as_it_lasts_while_a_clip_plays(comfy: ComfyPage) -> None:
+    comfy.build(load={"type": "LoadVideo", "pos": [60, 100], "inputs": {"file": "clip.mp4"}}, view=viewer(["load", 0]))
+    comfy.run()
+    shown = comfy.viewer()
+    shown.wait_for_picture()
+    comfy.evaluate(LOSE)
+    expect(shown.message).to_contain_text("graphics driver")
+    before = clip_time(comfy)
+    comfy.page.wait_for_timeout(600)  # some frames of the clip
+    assert clip_time(comfy) != before
+    expect(shown.message).to_contain_text("graphics driver")
+    comfy.evaluate("loss.restoreContext()")
+    shown.wait_for_picture()
 
 
 def test_another_run_shows_the_new_picture_in_the_same_viewer(comfy: ComfyPage) -> None:

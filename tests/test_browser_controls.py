@@ -34,6 +34,111 @@ def shown_picture(comfy: ComfyPage, **others: dict) -> ViewerOnPage:
     return comfy.viewer()
 
 
+TITLE = """(id) => {
+  const node = app.graph.getNodeById(id)
+  const [x, y] = app.canvas.ds.convertOffsetToCanvas([node.pos[0] + 120, node.pos[1] - 12])
+  const { left, top } = app.canvas.canvas.getBoundingClientRect()
+  return [left + x, top + y]
+}"""
+SELECTED = "[...app.canvas.selectedItems].map((item) => item.id)"
+PLACE = "(id) => [...app.graph.getNodeById(id).pos]"
+OFFSET = "[...app.canvas.ds.offset]"
+FOCUSED = "document.querySelector('.vp360') === document.activeElement"
+
+
+def click_title(comfy: ComfyPage, node: int) -> None:
+    """Select a node as users do."""
+    comfy.page.mouse.click(*comfy.evaluate(TITLE, node))
+    assert comfy.evaluate(SELECTED) == [node]
+
+
+def test_what_is_done_in_the_viewer_moves_no_node_and_leaves_the_selection(comfy: ComfyPage, new_nodes: bool) -> None:
+    look, place = target("ViewPointRenderView"), target("ViewPointPlaceView", pos=[920, 420])
+    ids = comfy.build(load=image("colours_erp.png"), view=viewer(["load", 0]), look=look, place=place)
+    comfy.run()
+    shown = comfy.viewer()
+    shown.wait_for_picture()
+    before = comfy.evaluate(PLACE, ids["view"])
+    click_title(comfy, ids["place"])
+    shown.drag(-80, 30)
+    assert shown.view()[0] > 10
+    assert comfy.evaluate(PLACE, ids["view"]) == before
+    assert comfy.evaluate(SELECTED) == [ids["place"]]
+    shown.root.get_by_text("Use this view").click()
+    expect(shown.root.locator(".vp360-note")).to_contain_text(f"#{ids['place']}")
+    assert comfy.evaluate(SELECTED) == [ids["place"]]
+    comfy.screenshot(f"selection_kept_{'new' if new_nodes else 'classic'}")
+
+
+@pytest.mark.parametrize("way", ["choose", "close"])
+def test_keys_stay_in_the_viewer_when_its_menu_goes(comfy: ComfyPage, way: str) -> None:
+    look, place = target("ViewPointRenderView"), target("ViewPointPlaceView", pos=[920, 420])
+    shown = shown_picture(comfy, look=look, place=place)
+    types = comfy.evaluate(TYPES)
+    shown.root.get_by_text("Use this view").click()
+    items = shown.root.locator(".vp360-item")
+    expect(items).to_have_count(2)
+    if way == "choose":
+        items.first.click()
+    else:
+        comfy.page.keyboard.press("Escape")
+    expect(items).to_have_count(0)
+    assert comfy.evaluate(FOCUSED)
+    comfy.evaluate("app.canvas.selectItems([...app.graph.nodes])")
+    comfy.page.keyboard.press("Delete")
+    assert comfy.evaluate(TYPES) == types
+
+
+def test_the_middle_button_moves_the_graph_also_where_the_viewer_has_the_focus(
+    comfy: ComfyPage, new_nodes: bool
+) -> None:
+    shown, mouse = shown_picture(comfy), comfy.page.mouse
+    shown.stage.click()
+    view, offset = shown.view(), comfy.evaluate(OFFSET)
+    box = shown.stage.bounding_box()
+    assert box
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    mouse.move(x, y)
+    mouse.down(button="middle")
+    mouse.move(x + 60, y + 40, steps=4)
+    mouse.up(button="middle")
+    moved = [now - before for now, before in zip(comfy.evaluate(OFFSET), offset, strict=True)]
+    assert moved == pytest.approx([60, 40], abs=1), new_nodes
+    assert shown.view() == view
+    comfy.page.wait_for_function(
+        "((root) => root.dataset.captureWheel === String(root.contains(document.activeElement)))"
+        "(document.querySelector('.vp360'))"
+    )
+
+
+def test_copies_of_a_viewers_node_that_are_not_placed_leave_nothing_behind(comfy: ComfyPage) -> None:
+    shown_picture(comfy)
+    listening = """() => {
+      let count = 0
+      const add = window.addEventListener
+      window.addEventListener = (name, ...rest) => {
+        count += name.startsWith('touch')
+        add.call(window, name, ...rest)
+      }
+      const node = app.graph.nodes.find((each) => each.type === 'ViewPointPreview360')
+      for (let copy = 0; copy < 5; copy++) node.clone()
+      const before = count
+      app.graph.add(node.clone())
+      window.addEventListener = add
+      return [before, count]
+    }"""
+    assert comfy.evaluate(listening) == [0, 4]
+
+
+def test_notes_and_the_grids_state_are_told_to_screen_readers(comfy: ComfyPage) -> None:
+    shown = shown_picture(comfy, look=target("ViewPointRenderView"))
+    shown.root.get_by_text("Use this view").click()
+    expect(shown.root.get_by_role("status").filter(has_text="View written")).to_have_count(1)
+    for pressed in (True, False):
+        shown.press("g")
+        expect(shown.root.get_by_role("button", name="Grid", pressed=pressed)).to_have_count(1)
+
+
 @pytest.fixture
 def fine_screen(comfy: ComfyPage) -> Iterator[None]:
     """A screen of so many pixels that the drawing reaches its largest size in both directions."""

@@ -66,7 +66,7 @@ def test_what_the_map_shows_twice_stays_one() -> None:
     assert float((fuse_overlaps(weight) - weight).abs().mean()) < 1e-3
 
 
-@pytest.mark.parametrize("feather_deg", [0, 0.5, 2])
+@pytest.mark.parametrize("feather_deg", [0, 0.5, 2, 4, 8])
 def test_no_grey_rim_of_the_upper_map_is_left_where_the_lower_one_knows_more(feather_deg: float) -> None:
     maps, mask = placed(RIGHT, 1.0)
     assert float(maps[:, :, mask[0] > 0].min()) < 0.9  # covered in part, grey in part

@@ -310,13 +310,16 @@ def test_a_second_run_repeats_nothing(finished: tuple[Studio, Path], capsys: pyt
     assert "11 clips; 0 broken, 0 items too short" in capsys.readouterr().out
 
 
-def test_a_clip_that_was_left_out_by_hand_stays_out(finished: tuple[Studio, Path]) -> None:
+def test_a_clip_that_was_left_out_by_hand_stays_out(
+    finished: tuple[Studio, Path], capsys: pytest.CaptureFixture
+) -> None:
     studio, cache = finished
     key = CachedClips(cache).rows[0]["key"]
     file = cache / "clips" / f"{key}.problem"
     file.touch()
     assert encode(studio, cache) == 0
     assert file.read_bytes() == b""
+    assert "10 clips; 0 broken, 0 items too short, 1 left out by hand" in capsys.readouterr().out
     assert key in CachedClips(cache).broken
 
 

@@ -9,7 +9,7 @@ import yaml
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from scripts import browser, env, host, media_readers
+from scripts import browser, comfy_server, env, host, media_readers, tiny_models
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -214,6 +214,75 @@ def test_host_second_to_finish_keeps_the_first(tmp_path: Path) -> None:
     (tmp_path / "first" / "kept").touch()
     host.move_into_place(tmp_path / "second", tmp_path / "first")
     assert (tmp_path / "first" / "kept").exists()
+
+
+def test_an_environment_that_somebody_else_made_is_not_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = tmp_path / "pyvenv.cfg"
+    own.write_text("mine")
+    with pytest.raises(env.SetupError, match="was not made by this script"):
+        env.make_env(tmp_path)
+    assert own.read_text() == "mine"
+    env.mark_file(tmp_path).touch()  # one that was begun and did not end
+    monkeypatch.setattr(env, "install", lambda venv: None)
+    env.make_env(tmp_path)
+    assert "mine" not in own.read_text()
+
+
+MAKE_ENVIRONMENT = """
+import sys, time
+from pathlib import Path
+from scripts import env
+def install(venv):
+    with (venv.parent / "installed").open("a") as file:
+        file.write("once ")
+    time.sleep(1)
+env.VENV, env.install = Path(sys.argv[1]), install
+sys.exit(env.main())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nobody waits there")
+def test_two_that_make_the_environment_at_once_make_one(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", MAKE_ENVIRONMENT, str(tmp_path / ".venv")]
+    both = [subprocess.Popen(command, cwd=ROOT) for _ in range(2)]
+    assert [process.wait(timeout=200) for process in both] == [0, 0]
+    assert (tmp_path / "installed").read_text() == "once "
+
+
+def test_tiny_models_replace_no_real_ones_unasked(tmp_path: Path) -> None:
+    file = tmp_path / "diffusion_models" / tiny_models.VIEWPOINT_UNET
+    file.parent.mkdir()
+    file.write_text("trained for days")
+    command = [sys.executable, str(ROOT / "scripts" / "tiny_models.py"), str(tmp_path)]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert (refused.returncode, file.name in refused.stderr) == (2, True)
+    assert file.read_text() == "trained for days"
+
+
+def test_the_packs_link_follows_a_checkout_that_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setattr(comfy_server, "ROOT", tmp_path / name)
+        base = comfy_server.make_base_directory(tmp_path / "base")
+        assert (base / "custom_nodes" / comfy_server.PACK).readlink() == tmp_path / name
+
+
+def test_a_comfyui_of_the_users_runs_by_its_own_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "comfy").mkdir()
+    (tmp_path / "comfy" / "cli_args.py").touch()
+    for python, used in (("", sys.executable), ("/its/python", "/its/python")):
+        monkeypatch.setenv("COMFYUI_PYTHON", python)
+        assert comfy_server.server_command(tmp_path, tmp_path, 8188, ())[0] == used
+
+
+def test_a_program_that_only_says_where_to_find_a_browser_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub = Path(make_program(tmp_path / "chromium-browser"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert browser.found_browser() == str(stub)
+    stub.write_text("#!/bin/sh\nexit 1\n")
+    assert browser.found_browser() is None
 
 
 def make_program(file: Path) -> str:

@@ -28,13 +28,13 @@ def of(program: str) -> list[list[str]]:
 
 
 def test_prepare_and_encode_take_the_guides_commands() -> None:
-    assert len(of("prepare")) == len(of("encode")) == 2
+    assert len(of("prepare")) == len(of("encode")) == 3
     manifests = [prepare.parse_arguments(arguments).out for arguments in of("prepare")]
     encoded = [encode.parse_arguments(arguments) for arguments in of("encode")]
     for options in encoded:
         encode.check_options(options)
     assert [options.manifest for options in encoded] == manifests
-    assert [options.known for options in encoded] == ["", "FRBL"]
+    assert [options.known for options in encoded] == ["", "FRBL", ""]
 
 
 def test_train_takes_the_guides_commands_and_export_what_they_train(
@@ -43,7 +43,7 @@ def test_train_takes_the_guides_commands_and_export_what_they_train(
     monkeypatch.chdir(tmp_path)
     configs = [read_config(train.parse(arguments)) for arguments in of("train")]
     modes = {config.output: config.mode for config in configs}
-    assert modes == {"runs/rides_lora": "lora", "runs/paper": "full"}
+    assert modes == {"runs/rides_lora": "lora", "runs/paper": "full", "runs/few": "full"}
     caches = {str(encode.parse_arguments(arguments).cache) for arguments in of("encode")}
     assert {config.cache for config in configs} == caches
     exported = [export.parse_arguments(arguments) for arguments in of("export")]

@@ -182,6 +182,32 @@ def test_no_two_nodes_overlap(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_viewer_opens_as_large_as_one_that_is_added_by_hand(name: str) -> None:
+    script = (REPO / "web" / "viewpoint_preview.js").read_text(encoding="utf-8")
+    (size,) = re.findall(r"NODE_SIZE = \[(\d+), (\d+)\]", script)
+    viewers = [node for node in read_editor(name)["nodes"] if node["type"] == "ViewPointPreview360"]
+    assert all(node["size"] == list(map(int, size)) for node in viewers)
+    assert viewers or name not in ("reframe", "handheld_to_360")
+
+
+def test_reframes_note_names_the_nodes_that_a_view_can_be_written_into() -> None:
+    script = (REPO / "web" / "use_view.js").read_text(encoding="utf-8")
+    kinds = set(
+        re.findall(r"^  (ViewPoint\w+): ", script.partition("const TARGETS")[2].partition("}")[0], re.MULTILINE)
+    )
+    editor = read_editor("reframe")
+    titles = [node["title"] for node in editor["nodes"] if node["type"] in kinds]
+    assert len(titles) == 3
+    assert [title for title in titles if f"*{title}*" not in note_text(editor)] == []
+
+
+def test_the_note_of_saved_prompts_names_the_nodes_to_run_first() -> None:
+    text = note_text(read_editor("saved_prompt_to_360"))
+    locale = json.loads((REPO / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8"))
+    assert f"*{locale['ViewPointSaveTextEmbedding']['display_name']}*" in text
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_note_names_every_file_that_is_loaded(name: str) -> None:
     text = note_text(read_editor(name))
     files = loaded_files(read_api(name))

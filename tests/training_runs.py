@@ -118,6 +118,10 @@ def started(
         try:
             yield process
         finally:
+            if process.poll() is None:
+                process.terminate()  # a launcher ends its workers, which lead groups of their own
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(40)  # it kills them after 30 seconds
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
 

@@ -13,7 +13,6 @@ from .smoothstep import smoothstep
 
 FAINT = 1e-3  # a known pixel on its picture's border weighs this much at least, so that it wins over nothing
 BORDER_PIXELS = 1.5  # of a face's middle, where they are widest
-FEW_BORDERS = 3
 
 
 def check_feather(feather_deg: float) -> None:
@@ -45,16 +44,17 @@ def border_angle(known: Tensor, reach: float) -> Tensor:
 def border_weights(mask: Tensor, feather_deg: float) -> Tensor:
     """A mask (S, S) times a ramp from 0 at the border of what is known to 1 `feather_deg` inside.
 
-    On the border itself a picture covers a part of a pixel, and grey the rest. A ramp of a few pixels, or none, would
-    let that grey be seen: there such a pixel has FAINT times the mask, and a map that knows more of it stands alone.
+    The ramp begins behind the border itself, where a picture covers a part of a pixel and grey the rest: there a map
+    that knows more of the pixel stands alone, also without a feather.
     """
     reach, border = math.radians(feather_deg), BORDER_PIXELS / unit_pixels(len(mask))
-    parts = (mask > 0) & (mask < 1) if reach < FEW_BORDERS * border else torch.zeros_like(mask, dtype=torch.bool)
-    if reach == 0 and not bool(parts.any()):
+    partly = (mask > 0) & (mask < 1)
+    if reach == 0 and not bool(partly.any()):
         return mask
-    angle = border_angle((mask > 0).cpu(), max(reach, border)).to(mask)
-    ramp = smoothstep(angle / reach).clamp(min=FAINT) if reach else torch.ones_like(mask)
-    return mask * torch.where(parts & (angle < border), FAINT, ramp)
+    angle = border_angle((mask > 0).cpu(), max(reach, 2 * border)).to(mask)
+    if reach == 0:
+        return mask * torch.where(partly & (angle < border), FAINT, 1.0)
+    return mask * smoothstep((angle - border) / max(reach - border, border)).clamp(min=FAINT)
 
 
 def feathered(masks: Tensor, feather_deg: float) -> Iterator[Tensor]:

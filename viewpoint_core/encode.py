@@ -294,8 +294,10 @@ def encode(options: argparse.Namespace) -> int:
             encode_texts(options, (spec.item.caption for spec in specs), fingerprint, stop)
         broken = encode_clips(options, specs, fingerprint, stop)
     share = f" (share {index}/{count})" if count > 1 else ""
+    by_hand = sum(is_left_out(options.cache, spec.key) for spec in specs[index::count])
     left_out = f"{len(broken)} broken, {len(short[index::count])} items too short"
-    print(f"{options.cache}{share}: {len(specs[index::count]) - len(broken)} clips; {left_out}")
+    left_out += f", {by_hand} left out by hand" if by_hand else ""
+    print(f"{options.cache}{share}: {len(specs[index::count]) - len(broken) - by_hand} clips; {left_out}")
     return 1 if (broken or short) and not launched else 0
 
 

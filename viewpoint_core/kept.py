@@ -56,14 +56,14 @@ class Kept(Generic[Made]):
         """What the results that are kept take."""
         return sum(map(tensor_bytes, self.results.values()))
 
-    def clear(self) -> None:
-        """Keep nothing."""
+    def clear(self, over: int = -1) -> None:
+        """Keep nothing, if it takes more than so many bytes."""
         with self.lock:
-            self.results.clear()
+            if self.nbytes() > over:
+                self.results.clear()
 
 
 def forget_large() -> None:
     """Give up what is kept beyond KEPT_BYTES, for others that need the memory."""
     for kept in list(EVERY):
-        if kept.nbytes() > KEPT_BYTES:
-            kept.clear()
+        kept.clear(over=KEPT_BYTES)

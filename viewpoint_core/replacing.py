@@ -58,9 +58,12 @@ def give_new_name(file: Path, name: Path) -> None:
     except FileExistsError:
         raise
     except OSError:  # a file system without links
-        if name.exists():
-            raise FileExistsError(name) from None
-        file.rename(name)
+        name.touch(exist_ok=False)  # nobody else has it from here on
+        try:
+            file.replace(name)
+        except OSError:
+            name.unlink(missing_ok=True)
+            raise
 
 
 def replace_bytes(target: Path, data: bytes, *, same_name: bool = False) -> None:

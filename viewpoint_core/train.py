@@ -68,7 +68,7 @@ def train_step(run: Run, parts: list[tuple[Batch, Draws]]) -> float:
         with gradients_shared(run.model, last), compute_dtype(run):
             loss = batch_losses(run.model, run.vae, batch, draws, *places).mean()
             joint = joint_mean(loss, accelerator)
-            check_loss(joint, loss, batch, run.step)
+            check_loss(joint, loss.detach(), batch, run.step)
             backward(run, loss, len(parts))
         total += joint / len(parts)
     if not uses_deepspeed(accelerator):

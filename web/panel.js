@@ -90,6 +90,7 @@ export class Panel {
     this.message = element('div', 'vp360-message')
     this.message.setAttribute('role', 'status')
     this.note = element('div', 'vp360-note')
+    this.note.setAttribute('role', 'status')
     this.menu = element('div', 'vp360-menu')
     this.stage.append(this.screen, this.labels.root, this.compass.root, this.message, this.note, this.menu)
     this.makeToolbar()
@@ -143,6 +144,7 @@ export class Panel {
 
   /** A menu of [label, action] over the stage; an empty list closes it. */
   setMenu(entries) {
+    if (this.menu.contains(document.activeElement)) this.root.focus({ preventScroll: true }) // not the page: keys are here
     const items = entries.map(([label, action]) => {
       const item = element('button', 'vp360-item', { type: 'button', textContent: label })
       item.addEventListener('click', () => {
@@ -167,6 +169,7 @@ export class Panel {
     this.fov.value = fov_deg
     this.fovText.textContent = degrees(fov_deg)
     this.grid.classList.toggle('vp360-on', grid)
+    this.grid.setAttribute('aria-pressed', String(grid))
     this.labels.root.hidden = !grid
     if (grid) this.placeLabels(view)
   }

@@ -68,6 +68,11 @@ export class PanoramaGL {
     gl.useProgram(this.program)
   }
 
+  /** Whether the driver took the context away. */
+  get lost() {
+    return this.gl.isContextLost()
+  }
+
   /** Largest side of a texture here. */
   get limit() {
     return this.gl.getParameter(this.gl.MAX_TEXTURE_SIZE)
@@ -112,7 +117,7 @@ export class PanoramaGL {
   /** Draw the view on the canvas, width x height pixels. */
   draw(view, { width, height, isMap, grid }) {
     const { gl, at } = this
-    if (!this.ready || gl.isContextLost()) return
+    if (!this.ready || this.lost) return
     if (this.canvas.width !== width || this.canvas.height !== height) Object.assign(this.canvas, { width, height })
     gl.viewport(0, 0, width, height)
     gl.uniform1f(at.maxLod, this.filter(view, isMap))

@@ -25,17 +25,23 @@ export class Viewer {
     this.files = []
     this.number = 0
     this.listening = new AbortController()
+    this.panel.setPlace(0, 0)
+    this.clear()
+  }
+
+  /** Begin to listen, once the element has its place: copies that are never shown leave nothing behind. */
+  attach() {
+    if (this.attached || this.disposed) return
+    this.attached = true
     this.addToolbar()
     addControls(this.root, this.panel.stage, this, this.listening.signal)
     this.observe()
-    this.panel.setPlace(0, 0)
-    this.clear()
   }
 
   addToolbar() {
     const { panel } = this
     const { signal } = this.listening
-    const on = (element, name, action) => element.addEventListener(name, action, { signal })
+    const on = (element, name, action, options) => element.addEventListener(name, action, { signal, ...options })
     on(panel.play, 'click', () => this.togglePlay())
     on(panel.mute, 'click', () => this.toggleMute())
     on(panel.previous, 'click', () => this.showPrevious())
@@ -47,10 +53,24 @@ export class Viewer {
     on(panel.full, 'click', () => this.toggleFullscreen())
     on(panel.use, 'click', () => this.graph.useView(this))
     on(panel.menu, 'pointerdown', (event) => event.stopPropagation())
-    on(this.root, 'pointerdown', (event) => event.button === 0 && event.stopPropagation()) // no drag of the node
+    this.keepPresses(on)
     on(this.root, 'focusin', () => this.setFocused(true))
     on(this.root, 'focusout', (event) => this.setFocused(this.root.contains(event.relatedTarget)))
     on(this.root, 'pointerenter', () => this.requestDraw()) // the graph's zoom may have changed
+  }
+
+  /** A press that begins here is the viewer's to its end: the host's new node rendering moves and selects nodes also by
+   * what follows a press that it was not told of. */
+  keepPresses(on) {
+    const pressed = new Set()
+    const start = (event) => event.button === 0 && pressed.add(event.pointerId)
+    const isOwn = (event) => pressed.has(event.pointerId)
+    on(this.root, 'pointerdown', start, { capture: true })
+    on(this.root, 'pointerdown', (event) => event.button === 0 && event.stopPropagation())
+    on(this.root, 'pointermove', (event) => event.buttons & 1 && isOwn(event) && event.stopPropagation())
+    for (const name of ['pointerup', 'pointercancel']) {
+      on(this.root, name, (event) => pressed.delete(event.pointerId) && event.stopPropagation())
+    }
   }
 
   observe() {
@@ -147,8 +167,8 @@ export class Viewer {
     this.clear()
     this.disposed = true
     this.listening.abort()
-    this.resizes.disconnect()
-    this.sight.disconnect()
+    this.resizes?.disconnect()
+    this.sight?.disconnect()
     clearTimeout(this.releaseTimer)
     cancelAnimationFrame(this.drawing)
     if (document.fullscreenElement === this.root) document.exitFullscreen()
@@ -180,7 +200,7 @@ export class Viewer {
     const { gl, media } = this
     if (media.isVideo) return this.pictureChanged()
     const show = (bitmap, width, height) => {
-      if (gl !== this.gl) return
+      if (gl !== this.gl || gl.lost) return // uploaded anew once it is restored
       gl.upload(bitmap, width, height)
       this.panel.setMessage('')
       this.requestDraw()
@@ -254,7 +274,7 @@ export class Viewer {
 
   draw() {
     this.panel.setView(this.view, this.grid && !this.flat)
-    if (!this.gl) return
+    if (!this.gl || this.gl.lost) return
     if (this.pictureIsNew && this.media.hasPicture) {
       const { element } = this.media
       this.gl.upload(element, element.videoWidth, element.videoHeight)
@@ -332,7 +352,10 @@ export class Viewer {
     if (focused) this.wake()
   }
 
+  /** Leave an event to the graph. The new node rendering takes the middle button by itself, from unmarked elements. */
   forwardToGraph(event) {
+    if (event.type === 'pointerdown' && event.button === 1) this.root.dataset.captureWheel = 'false'
+    if (event.type === 'pointerup') setTimeout(() => this.setFocused(this.hasFocus())) // once it has got there
     this.graph.forwardToGraph(event)
   }
 }

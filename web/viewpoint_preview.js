@@ -85,7 +85,10 @@ function addViewer(node) {
     selectOn: [], // a click must not deselect the node that "use this view" is for
   })
   widget.serialize = false // nor of the saved workflow
-  viewers.set(node, viewer)
+  chain(node, 'onAdded', () => {
+    viewer.attach()
+    viewers.set(node, viewer)
+  })
   chain(node, 'onExecuted', (output) => showResult(node, output))
   chain(node, 'onRemoved', () => removeViewer(node))
   node.setSize([Math.max(node.size[0], NODE_SIZE[0]), Math.max(node.size[1], NODE_SIZE[1])])

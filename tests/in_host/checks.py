@@ -357,11 +357,13 @@ def check_files_may_be_links_that_lead_out_of_the_folder_but_names_may_not() -> 
         outside.mkdir()
         (outside / "real.mp4").write_bytes(b"video")
         (inside / "clip.mp4").symlink_to(outside / "real.mp4")
+        (inside / "far.mp4").symlink_to("x" * 300)  # what stat fails at, as at a mount that is gone
         before = host_access.folder_paths.get_input_directory()
         host_access.folder_paths.set_input_directory(str(inside))
         try:
             assert host_access.listed_files("input", {".mp4"}) == ["clip.mp4"]
             assert host_access.chosen_file("clip.mp4", {".mp4"}).read_bytes() == b"video"
+            expect_error(lambda: host_access.chosen_file("far.mp4", {".mp4"}), "'far.mp4' is not in ComfyUI's input")
             for name in ("../elsewhere/real.mp4", str(outside / "real.mp4"), "a/../../elsewhere/real.mp4"):
                 expect_error(lambda name=name: host_access.chosen_file(name, {".mp4"}), "input, output or temp folder")
         finally:

@@ -207,20 +207,25 @@ def check_gradient(norm: Tensor, parts: Sequence[Batch], step: int) -> None:
         )
 
 
+NO_BITSANDBYTES = "optimizer adamw8bit needs bitsandbytes; install it, or take adamw"
+
+
 def check_optimizer(name: str) -> None:
     """Raise ValueError where bitsandbytes is asked for and absent."""
     if name == "adamw8bit" and find_spec("bitsandbytes") is None:
-        raise ValueError("optimizer adamw8bit needs bitsandbytes; install it, or take adamw")
+        raise ValueError(NO_BITSANDBYTES)
 
 
 def make_optimizer(parameters: Mapping[str, nn.Parameter], config: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW or Muon over what trains, by name."""
+    """AdamW or Muon over what trains, by name. Raises ValueError where bitsandbytes is asked for and does not load."""
     options = {"lr": config.lr, "betas": (config.beta1, config.beta2), "weight_decay": config.weight_decay}
     if config.optimizer == "muon":
         return Muon(parameters.items(), **options)
     if config.optimizer == "adamw8bit":
-        from bitsandbytes.optim import AdamW8bit
-
+        try:
+            from bitsandbytes.optim import AdamW8bit
+        except ImportError as error:
+            raise ValueError(f"{NO_BITSANDBYTES} ({error})") from error
         return AdamW8bit(parameters.values(), **options)
     return torch.optim.AdamW(parameters.values(), **options)
 
