@@ -44,6 +44,17 @@ RESULT = """([filename, media]) => {
 ANGLES = """(id) => Object.fromEntries(app.graph.getNodeById(id).widgets
   .filter((widget) => widget.name.endsWith('_deg')).map((widget) => [widget.name, widget.value]))"""
 
+# Have the viewer's node run anew; whether the page has kept its result with the workflow.
+SET_FPS = """(fps) => {
+  const node = app.canvas.graph.nodes.find((node) => node.type === 'ViewPointPreview360')
+  node.widgets.find((widget) => widget.name === 'fps').value = fps
+}"""
+KEPT = """() => {
+  const kept = app.extensionManager.workflow.activeWorkflow.changeTracker.nodeOutputs ?? {}
+  const name = (outputs) => Object.values(outputs).find((output) => output.viewpoint_360)?.viewpoint_360[0].filename
+  return name(kept) === name(app.nodeOutputs)
+}"""
+
 
 def image(name: str, **place: Any) -> dict[str, Any]:
     """A LoadImage node."""

@@ -10,7 +10,20 @@ import pytest
 from playwright.sync_api import Response, expect
 
 from scripts.comfy_server import ComfyServer
-from tests.browser_graph import ANGLES, HOLDERS, LOST, RESULT, SHRINK, UNKNOWN, image, target, viewer, viewer_alone
+from tests.browser_graph import (
+    ANGLES,
+    HOLDERS,
+    KEPT,
+    LOST,
+    RESULT,
+    SET_FPS,
+    SHRINK,
+    UNKNOWN,
+    image,
+    target,
+    viewer,
+    viewer_alone,
+)
 from tests.browser_inputs import (
     CLIP_FPS,
     CLIP_FRAMES,
@@ -445,17 +458,6 @@ def test_another_run_shows_the_new_picture_in_the_same_viewer(comfy: ComfyPage) 
     shown.wait_for_picture()
     assert_shows_the_view(shown)
     assert comfy.evaluate(LOST) == [True]
-
-
-SET_FPS = """(fps) => {
-  const node = app.graph.nodes.find((node) => node.type === 'ViewPointPreview360')
-  node.widgets.find((widget) => widget.name === 'fps').value = fps
-}"""
-KEPT = """() => {
-  const kept = app.extensionManager.workflow.activeWorkflow.changeTracker.nodeOutputs ?? {}
-  const name = (outputs) => Object.values(outputs).find((output) => output.viewpoint_360)?.viewpoint_360[0].filename
-  return name(kept) === name(app.nodeOutputs)
-}"""
 
 
 def show_and_keep(comfy: ComfyPage, name: str, tries: int = 25) -> None:
