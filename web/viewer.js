@@ -31,7 +31,7 @@ export class Viewer {
 
   /** Begin to listen, once the element has its place: copies that are never shown leave nothing behind. */
   attach() {
-    if (this.attached || this.disposed) return
+    if (this.attached) return
     this.attached = true
     this.addToolbar()
     addControls(this.root, this.panel.stage, this, this.listening.signal)

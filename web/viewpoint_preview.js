@@ -86,6 +86,7 @@ function addViewer(node) {
   })
   widget.serialize = false // nor of the saved workflow
   chain(node, 'onAdded', () => {
+    if (viewer.disposed) return
     viewer.attach()
     viewers.set(node, viewer)
   })
