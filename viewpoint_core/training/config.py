@@ -163,18 +163,8 @@ def check_values(config: TrainingConfig) -> None:
     for name in REQUIRED:
         if not getattr(config, name):
             raise ValueError(f"{name} is missing: {FIELDS[name].metadata['help']}")
-    positive = (
-        "lora_rank",
-        "lora_alpha",
-        "steps",
-        "batch_size",
-        "accumulation",
-        "lr",
-        "shift",
-        "log_every",
-        "save_every",
-    )
-    positive += ("keep", "heldout_clips", "heldout_levels", "sample_steps", "sample_clips")
+    positive = ("lora_rank", "lora_alpha", "steps", "batch_size", "accumulation", "lr", "shift", "log_every", "keep")
+    positive += ("save_every", "heldout_clips", "heldout_levels", "sample_steps", "sample_clips")
     for name in positive:
         if not 0 < getattr(config, name) < math.inf:
             raise ValueError(f"{name} is {getattr(config, name)}; expected a positive number")
