@@ -8,7 +8,7 @@ from .camera import ViewPointCameraPath, ViewPointCutCameraPath, ViewPointEstima
 from .clip import ViewPointLoadClip
 from .compose import ViewPointCompose, ViewPointComposite
 from .conditioning import ViewPointConditioning
-from .host import offer_models
+from .host_files import offer_models
 from .model import ViewPointPatchModel
 from .output import ViewPointSave360Image, ViewPointSave360Video
 from .preview import ViewPointPreview360

@@ -8,7 +8,8 @@ from comfy_api.latest import io
 from ..viewpoint_core.conditioning import check_length
 from ..viewpoint_core.video import VIDEO_SUFFIXES, clip_size, read_clip
 from .convert import sound_to_audio
-from .host import chosen_file, file_change, listed_files, node_schema, progress_bar, raise_if_cancelled
+from .host import node_schema, progress_bar, raise_if_cancelled
+from .host_files import chosen_file, file_change, listed_files
 from .inputs import MAX_FPS, MAX_LENGTH, MAX_SIZE
 from .memory import check_room
 

@@ -25,7 +25,8 @@ from ..viewpoint_core.spherical_metadata import (
     png_with_xmp,
 )
 from .convert import FrameStream, image_to_frames
-from .host import new_file, node_schema, progress_bar, workflow_metadata
+from .host import node_schema, progress_bar, workflow_metadata
+from .host_files import new_file
 from .inputs import MAX_FPS
 
 CATEGORY = "ViewPoint/output"

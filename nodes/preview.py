@@ -13,7 +13,8 @@ from ..viewpoint_core.map_layout import check_map
 from ..viewpoint_core.replacing import replacing
 from ..viewpoint_core.resample import check_erp
 from .convert import image_to_frames
-from .host import free_names, node_schema
+from .host import node_schema
+from .host_files import free_names
 from .inputs import MAX_FPS
 from .output import check_choice, encode_video, frame_bytes, frame_rate
 from .preview_video import (

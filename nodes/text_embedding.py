@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 
 from ..viewpoint_core.checkpoint import TEXT_DIM
 from ..viewpoint_core.conditioning import check_finite
-from .host import OUTPUT_MARK, chosen_file, file_change, folder, is_file, listed_files, new_file, node_schema
+from .host import node_schema
+from .host_files import OUTPUT_MARK, chosen_file, file_change, folder, is_file, listed_files, new_file
 from .output import prefix_input
 
 CATEGORY = "ViewPoint/text"

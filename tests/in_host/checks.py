@@ -31,6 +31,7 @@ LATENT = (1, 16, 2, 8, 8)
 load_pack(pack)
 import pack.nodes.forward_pass as forward_pass  # noqa: E402
 import pack.nodes.host as host_access  # noqa: E402
+import pack.nodes.host_files as host_files  # noqa: E402
 import pack.nodes.model as model_nodes  # noqa: E402
 from pack.nodes import NODES  # noqa: E402
 from pack.viewpoint_core.wan_attention import split_subregions, subregion_positions  # noqa: E402
@@ -288,7 +289,7 @@ def check_an_embedding_of_another_encoder_is_neither_saved_nor_loaded() -> None:
 def check_saved_prompts_are_listed_with_their_subfolders_and_one_saved_elsewhere_says_so() -> None:
     from pack.nodes.text_embedding import ViewPointSaveTextEmbedding, listed_embeddings
 
-    paths = host_access.folder_paths
+    paths = host_files.folder_paths
     before = paths.get_input_directory(), paths.get_output_directory()
     with tempfile.TemporaryDirectory() as work:
         (Path(work) / "input").mkdir()
@@ -302,7 +303,7 @@ def check_saved_prompts_are_listed_with_their_subfolders_and_one_saved_elsewhere
                 assert name == f"{prefix}_00001_.safetensors"
                 said[prefix] = " ".join(more)
             listed = listed_embeddings()
-            chosen = [host_access.chosen_file(name, {".safetensors"}).name for name in listed]
+            chosen = [host_files.chosen_file(name, {".safetensors"}).name for name in listed]
         finally:
             paths.set_input_directory(before[0])
             paths.set_output_directory(before[1])
@@ -315,7 +316,7 @@ def check_saved_prompts_are_listed_with_their_subfolders_and_one_saved_elsewhere
 def check_a_saved_prompt_is_on_the_disk_before_it_has_its_name() -> None:
     from pack.nodes.text_embedding import ViewPointSaveTextEmbedding
 
-    paths, flush, flushed = host_access.folder_paths, os.fsync, []
+    paths, flush, flushed = host_files.folder_paths, os.fsync, []
     before = paths.get_output_directory()
     with tempfile.TemporaryDirectory() as work:
 
@@ -334,12 +335,12 @@ def check_a_saved_prompt_is_on_the_disk_before_it_has_its_name() -> None:
 
 
 def check_a_number_that_is_taken_while_a_file_is_made_stays_with_the_other_file() -> None:
-    paths = host_access.folder_paths
+    paths = host_files.folder_paths
     before = paths.get_output_directory()
     with tempfile.TemporaryDirectory() as work:
         paths.set_output_directory(work)
         try:
-            with host_access.new_file("a", ".mp4") as file:
+            with host_files.new_file("a", ".mp4") as file:
                 file.partial.write_text("this ComfyUI's")
                 other = file.path
                 other.write_text("another ComfyUI's")
@@ -358,20 +359,20 @@ def check_files_may_be_links_that_lead_out_of_the_folder_but_names_may_not() -> 
         (outside / "real.mp4").write_bytes(b"video")
         (inside / "clip.mp4").symlink_to(outside / "real.mp4")
         (inside / "far.mp4").symlink_to("x" * 300)  # what stat fails at, as at a mount that is gone
-        before = host_access.folder_paths.get_input_directory()
-        host_access.folder_paths.set_input_directory(str(inside))
+        before = host_files.folder_paths.get_input_directory()
+        host_files.folder_paths.set_input_directory(str(inside))
         try:
-            assert host_access.listed_files("input", {".mp4"}) == ["clip.mp4"]
-            assert host_access.chosen_file("clip.mp4", {".mp4"}).read_bytes() == b"video"
-            expect_error(lambda: host_access.chosen_file("far.mp4", {".mp4"}), "'far.mp4' is not in ComfyUI's input")
+            assert host_files.listed_files("input", {".mp4"}) == ["clip.mp4"]
+            assert host_files.chosen_file("clip.mp4", {".mp4"}).read_bytes() == b"video"
+            expect_error(lambda: host_files.chosen_file("far.mp4", {".mp4"}), "'far.mp4' is not in ComfyUI's input")
             for name in ("../elsewhere/real.mp4", str(outside / "real.mp4"), "a/../../elsewhere/real.mp4"):
-                expect_error(lambda name=name: host_access.chosen_file(name, {".mp4"}), "input, output or temp folder")
+                expect_error(lambda name=name: host_files.chosen_file(name, {".mp4"}), "input, output or temp folder")
         finally:
-            host_access.folder_paths.set_input_directory(before)
+            host_files.folder_paths.set_input_directory(before)
 
 
 def check_file_names_say_their_folder_as_the_hosts_loaders_read_them() -> None:
-    paths = host_access.folder_paths
+    paths = host_files.folder_paths
     kinds = ("input", "output", "temp")
     before = [getattr(paths, f"get_{kind}_directory")() for kind in kinds]
     with tempfile.TemporaryDirectory() as work:
@@ -381,11 +382,11 @@ def check_file_names_say_their_folder_as_the_hosts_loaders_read_them() -> None:
                 (Path(work) / kind / "a.mp4").write_text(kind)
                 getattr(paths, f"set_{kind}_directory")(str(Path(work) / kind))
             for name, kind in (("a.mp4", "input"), *((f"a.mp4 [{kind}]", kind) for kind in kinds)):
-                assert host_access.chosen_file(name, {".mp4"}).read_text() == kind
-                assert os.path.samefile(paths.get_annotated_filepath(name), host_access.chosen_file(name, {".mp4"}))
+                assert host_files.chosen_file(name, {".mp4"}).read_text() == kind
+                assert os.path.samefile(paths.get_annotated_filepath(name), host_files.chosen_file(name, {".mp4"}))
             for name in ("../input/a.mp4 [temp]", f"{work}/input/a.mp4 [output]"):
-                expect_error(lambda name=name: host_access.chosen_file(name, {".mp4"}), "input, output or temp folder")
-            expect_error(lambda: host_access.chosen_file("b.mp4 [temp]", {".mp4"}), "is not in ComfyUI's temp folder")
+                expect_error(lambda name=name: host_files.chosen_file(name, {".mp4"}), "input, output or temp folder")
+            expect_error(lambda: host_files.chosen_file("b.mp4 [temp]", {".mp4"}), "is not in ComfyUI's temp folder")
         finally:
             for kind, path in zip(kinds, before, strict=True):
                 getattr(paths, f"set_{kind}_directory")(path)

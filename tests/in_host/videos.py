@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from checks import comfy, host_access, load, pack, torch
+from checks import comfy, host_files, load, pack, torch
 from memory_peak import peak_bytes
 from running import expect_error, run_checks
 
@@ -37,7 +37,7 @@ from phone_clips import write_pictures
 @contextmanager
 def own_folder() -> Iterator[Path]:
     """The host's input and temp folder for a check."""
-    paths = host_access.folder_paths
+    paths = host_files.folder_paths
     before = paths.get_input_directory(), paths.get_temp_directory()
     with tempfile.TemporaryDirectory() as work:
         paths.set_input_directory(work)
