@@ -214,7 +214,7 @@ def progress_bar(total: int) -> comfy.utils.ProgressBar:
     return comfy.utils.ProgressBar(total)
 
 
-def free_memory(device: torch.device | None = None) -> int:
+def free_bytes(device: torch.device | None = None) -> int:
     """Bytes that are free on a device, by default in RAM."""
     return int(comfy.model_management.get_free_memory(device or torch.device("cpu")))
 
@@ -256,9 +256,7 @@ def loaded_upscaler(
     device = management.get_torch_device()
     tile_bytes = int(tile * tile * 3 * 4 * max(model.scale, 1) * UPSCALE_BYTES)
     management.free_memory(management.module_size(model.model) + tile_bytes + extra_bytes, device)
-    model.to(device)
-    roomy = device.type == "cuda" and free_memory(device) > tile_bytes + extra_bytes
-    after = device if roomy else torch.device("cpu")
+    after = torch.device("cpu")
 
     def upscale(picture: torch.Tensor) -> torch.Tensor:
         nonlocal tile  # a size that was too large once is not tried again
@@ -266,6 +264,9 @@ def loaded_upscaler(
         return scaled
 
     try:
+        model.to(device)
+        if device.type == "cuda" and free_bytes(device) > tile_bytes + extra_bytes:
+            after = device
         yield upscale, after
     finally:
         model.to("cpu")

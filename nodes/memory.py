@@ -4,7 +4,7 @@ from torch import Tensor
 
 from ..viewpoint_core.kept import KEPT_BYTES, forget_large
 from ..viewpoint_core.resample import BAND_PIXELS
-from .host import free_memory, give_up_memory
+from .host import free_bytes, give_up_memory
 
 GIB = 1 << 30
 SAMPLE_BYTES = 64  # of a position that is looked up: up to 36 stay, the rest is what one frame's samples take
@@ -15,13 +15,13 @@ WORKING_BYTES = 512 * BAND_PIXELS + KEPT_BYTES  # while lookups are made, and in
 def check_room(needed: int, what: str, way_out: str) -> None:
     """Raise ValueError where `needed` bytes are not free, even once kept lookups are given up and the host was asked
     for them: `what` needs them, and `way_out` is what to do instead."""
-    if needed <= free_memory():
+    if needed <= free_bytes():
         return
     forget_large()
-    if needed <= free_memory():
+    if needed <= free_bytes():
         return
     give_up_memory(needed)
-    free = free_memory()
+    free = free_bytes()
     if needed > free:
         raise ValueError(
             f"{what} need {needed / GIB:.1f} GiB of memory, {free / GIB:.1f} GiB are free; {way_out}, or unload models "

@@ -216,6 +216,13 @@ def test_the_field_of_view_of_a_still_camera_cannot_be_told(erp: Tensor) -> None
     assert found.lowest_confidence() > 0.6
 
 
+def test_where_no_frames_match_the_field_of_view_cannot_be_told_either() -> None:
+    clip = torch.full((5, 3, 120, 160), 0.4)
+    with pytest.raises(ValueError, match="field of view cannot be told: no frame could be tied to the reference"):
+        estimate_camera(clip, when_unsure="hold")
+    assert estimate_camera(clip, 75, when_unsure="hold").lowest_confidence() == 0
+
+
 def test_other_bad_input_is_refused() -> None:
     clip = torch.zeros(4, 3, 32, 32)
     with pytest.raises(ValueError, match="the clip has 1 frame"):

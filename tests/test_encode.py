@@ -30,8 +30,10 @@ from viewpoint_core.training.data.clips import Sampling, load_map, map_to_video,
 from viewpoint_core.training.data.fingerprint import check_fingerprint, read_fingerprint, vae_fingerprint
 from viewpoint_core.training.data.manifest import Item, read_manifest, write_manifest
 from viewpoint_core.training.known_view import View, known_video, view_mask
+from viewpoint_core.training.layouts import VIEWPOINT
 from viewpoint_core.training.text import encode_text, load_text_encoder, text_fingerprint
 from viewpoint_core.training.wan_vae import encode_video, load_vae
+from viewpoint_core.training.watch import known_of
 
 REPO = Path(__file__).parents[1]
 SIZE, LENGTH = 32, 5
@@ -135,7 +137,7 @@ def test_every_item_is_in_the_cache(made: tuple[Studio, Path]) -> None:
     assert {shape: len(indices) for shape, indices in buckets.items()} == {(1, side, side): 4, (2, side, side): 6}
     assert sorted(index for indices in buckets.values() for index in indices) == list(range(10))
     for index in buckets[2, side, side]:
-        item = train.item(index)
+        item = train[index]
         assert (item["latent"].shape, item["latent"].dtype) == ((16, 2, side, side), torch.float32)
         assert (item["map"].shape, item["map"].dtype) == ((3, LENGTH, SIZE, SIZE), torch.uint8)
         assert (item["text"].shape, item["text"].dtype) == ((512, DIM), torch.float32)
@@ -146,7 +148,7 @@ def test_every_item_is_in_the_cache(made: tuple[Studio, Path]) -> None:
 def test_the_latent_is_the_vaes_of_the_map_that_is_stored(made: tuple[Studio, Path]) -> None:
     vae, clips = load_vae(made[0].vae), CachedClips(made[1])
     for index in range(len(clips)):
-        item = clips.item(index)
+        item = clips[index]
         assert torch.equal(item["latent"], encode_video(vae, map_to_video(item["map"])[None])[0])
 
 
@@ -158,14 +160,25 @@ def test_a_faces_known_latent_is_the_vaes_of_the_map_where_only_its_view_is_know
     vae, clips = load_vae(studio.vae), CachedClips(tmp_path / "cache")
     shown = CachedClips(tmp_path / "cache", known="R")
     for index in range(len(clips)):
-        video = map_to_video(clips.item(index)["map"])[None]
+        video = map_to_video(clips[index]["map"])[None]
         expected = encode_video(vae, known_video(video, view_mask(View(90), SIZE)[None]))[0]
-        item = shown.item(index)
+        item = shown[index]
         assert item["known"].keys() == {"R"}
         assert torch.equal(item["known"]["R"], expected)
         assert torch.equal(item["latent"], encode_video(vae, video)[0])
     with pytest.raises(ValueError, match=r"known views of FR; expected those of FB"):
         CachedClips(tmp_path / "cache", known="FB")
+
+
+def test_a_held_out_clip_is_seen_straight_ahead_alike_from_its_map_and_from_the_cache(
+    made: tuple[Studio, Path], tmp_path: Path
+) -> None:
+    studio, _ = made
+    assert encode(studio, tmp_path / "cache", known="FR") == 0
+    vae, device = load_vae(studio.vae), torch.device("cpu")
+    expected = known_of(vae, CachedClips(tmp_path / "cache", "heldout")[0], VIEWPOINT, device)
+    found = known_of(vae, CachedClips(tmp_path / "cache", "heldout", known="F")[0], VIEWPOINT, device)
+    assert torch.equal(found, expected)
 
 
 @pytest.fixture
@@ -254,7 +267,7 @@ def test_dtype_is_that_in_which_the_vae_computes(studio: Studio, tmp_path: Path)
     write_manifest(read_manifest(studio.manifest)[:1], studio.manifest)
     assert encode(studio, tmp_path / "cache", dtype="bfloat16") == 0
     clips, vaes = CachedClips(tmp_path / "cache"), [load_vae(studio.vae, dtype=d) for d in program.DTYPES.values()]
-    item = clips.item(0)
+    item = clips[0]
     full, half = (encode_video(vae, map_to_video(item["map"])[None])[0] for vae in vaes)
     assert clips.fingerprint.dtype == "bfloat16"
     assert torch.equal(item["latent"], half)
@@ -444,9 +457,9 @@ def test_files_that_were_cut_short_are_made_again(finished: tuple[Studio, Path])
     for name in cut:
         cut_short(cache / name, 0.6)
     with pytest.raises(ValueError, match=r"safetensors is damaged or missing; run"):
-        CachedClips(cache).item(0)
+        CachedClips(cache)[0]
     with pytest.raises(ValueError, match=r"mkv is damaged or missing"):
-        CachedClips(cache).item(3)
+        CachedClips(cache)[3]
     assert encode(studio, cache) == 0
     assert contents(cache) == whole
     remade = {Path(name).stem for name in differing(before, changed(cache))}
@@ -541,8 +554,8 @@ def test_a_trainer_can_check_what_a_cache_was_made_with(made: tuple[Studio, Path
     [
         ({"map_size": 100}, "side is 100; expected a positive multiple of 32"),
         ({"length": 48}, r"48 frames; expected 4k \+ 1"),
-        ({"fps": 0}, "expected --fps above 0"),
-        ({"variants": 0}, "--variants and --workers from 1"),
+        ({"fps": 2000}, "--fps is 2000; expected above 0 and below 1000"),
+        ({"variants": 0}, "--variants is 0; expected 1 or more"),
         ({"shard": "2/2"}, "the shard is '2/2'; expected i/n"),
         ({"manifest": "no.jsonl"}, "there is no such manifest"),
         ({"vae": "no.safetensors"}, "does not exist"),
@@ -565,9 +578,9 @@ def test_files_of_another_vae_than_the_caches_are_not_read(finished: tuple[Studi
     assert encode(studio, cache, vae=tmp_path / "other.safetensors", shard="0/2") == 0
     clips = CachedClips(cache)
     assert clips.rows[0]["key"].endswith("v0")
-    clips.item(0)
+    clips[0]
     with pytest.raises(ValueError, match=r"-v1\.safetensors was made with \{'vae': "):
-        clips.item(1)
+        clips[1]
 
 
 @pytest.mark.parametrize("text", ["", "1", "1/1", "-1/2", "a/b", "0/0", "1/2/3"])

@@ -166,6 +166,29 @@ def test_a_stopped_run_goes_on_exactly(number: signal.Signals, tmp_path: Path, m
     assert whole == stopped
 
 
+def test_a_finished_run_does_not_train_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest(tmp_path)
+    assert train_vae.main(flags(tmp_path, "vae")) == 0
+    before = (tmp_path / "vae" / train_vae.FILE).read_bytes()
+    monkeypatch.delattr(train_vae, "train_step")
+    assert train_vae.main(flags(tmp_path, "vae")) == 0
+    assert (tmp_path / "vae" / train_vae.FILE).read_bytes() == before
+
+
+def test_full_memory_is_said_with_what_takes_less(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(run: train_vae.VaeRun) -> float:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore")
+
+    manifest(tmp_path)
+    monkeypatch.setattr(train_vae, "train_step", fill)
+    assert train_vae.main(flags(tmp_path, "vae")) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "A smaller --batch-size goes on" in said
+    assert said.endswith("Tried to allocate 2.00 GiB)")
+
+
 def test_told_the_code_encoder_and_decoder_each_come_to_it() -> None:
     """From half of what a code of zeros leaves wrong, in forty steps."""
     some = clips_of_noise()

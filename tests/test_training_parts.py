@@ -134,6 +134,9 @@ def test_a_bad_file_is_refused_in_plain_words(tmp_path: Path, text: str, words: 
         (["--steps", "0"], "steps is 0"),
         (["--caption-dropout", "2"], "caption_dropout is 2.0"),
         (["--ema", "1"], "ema is 1.0"),
+        (["--beta1", "2"], "beta1 is 2.0; expected a decay in"),
+        (["--beta2", "-0.1"], "beta2 is -0.1"),
+        (["--heldout-levels", "200"], "heldout_levels is 200; expected fewer"),
         (["--base-dtype", "bf16"], "full mode"),
         (["--preset", "huge"], "no preset 'huge'"),
         (["--faces", "FX"], "faces is 'FX'"),
@@ -176,8 +179,9 @@ def test_the_average_follows_its_recurrence_and_steps_aside() -> None:
     torch.testing.assert_close(average["weight"], expected)
     before = model.weight.detach().clone()
     with averaged_weights(model, average):
-        assert torch.equal(model.weight, average["weight"])
+        torch.testing.assert_close(model.weight.detach(), expected)
     assert torch.equal(model.weight, before)
+    torch.testing.assert_close(average["weight"], expected)
 
 
 # Signals

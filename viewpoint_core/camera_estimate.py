@@ -284,6 +284,10 @@ def reason(clip: Clip, frame: int, reached: Tensor) -> str:
 
 def check_fov_is_told(fit: Fit, reached: Tensor, reference: int, width: int) -> None:
     """Raise ValueError where the matches leave the field of view open."""
+    if fit.place[reference, 3] < 0:
+        raise ValueError(
+            "the field of view cannot be told: no frame could be tied to the reference frame. Give fov_deg"
+        )
     deviation = float(fit.deviation(3)[reference])
     turned = float(rotation_angle(fit.cameras.rotation[reference].T @ fit.cameras.rotation[reached]).max().rad2deg())
     focal = fit.cameras.focal[reached]

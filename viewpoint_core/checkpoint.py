@@ -45,7 +45,7 @@ def original_key(key: str) -> str:
 def index_files(file: Path) -> list[Path]:
     """The shards that an index names. Raises ValueError unless they are safetensors files beside it."""
     try:
-        names = sorted(set(json.loads(file.read_text())["weight_map"].values()))
+        names = sorted(set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is not the index of a checkpoint: expected JSON with a weight_map") from error
     for name in names:

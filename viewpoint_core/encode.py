@@ -237,8 +237,11 @@ def check_options(options: argparse.Namespace) -> None:
         raise ValueError("--no-text and --text-encoder exclude each other")
     if set(options.known) - set(FACE_YAW_PITCH) or len(set(options.known)) < len(options.known):
         raise ValueError(f"--known is {options.known!r}; expected some of {''.join(FACE_YAW_PITCH)}, each once")
-    if not 0 < options.fps < 1000 or options.variants < 1 or options.workers < 1 or options.clips < 0:
-        raise ValueError("expected --fps above 0, --variants and --workers from 1, --clips from 0")
+    if not 0 < options.fps < 1000:
+        raise ValueError(f"--fps is {options.fps:g}; expected above 0 and below 1000")
+    for name, least in (("variants", 1), ("workers", 1), ("clips", 0)):
+        if getattr(options, name) < least:
+            raise ValueError(f"--{name} is {getattr(options, name)}; expected {least} or more")
 
 
 def fingerprint_of(options: argparse.Namespace) -> Fingerprint:

@@ -42,6 +42,10 @@ All clips are held in memory as maps. The run's checkpoints lie in OUTPUT/checkp
 newest. At the end OUTPUT/vae.safetensors is written, in the format that ComfyUI's VAELoader takes.
 """
 FILE, CODES = "vae.safetensors", "codes.safetensors"
+OUT_OF_MEMORY = (
+    "the device's memory is full; the newest checkpoint is as it was. A smaller --batch-size goes on from it; a "
+    "smaller --crop, --crop-length or --width needs a new --output"
+)
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 SAVE_EVERY = 200
 WARMUP = 20
@@ -242,7 +246,7 @@ def train(run: VaeRun) -> None:
             mean = error if mean is None else 0.98 * mean + 0.02 * error
             bar.set_postfix(psnr=f"{10 * torch.tensor(4 / mean).log10():.2f}", refresh=False)
             bar.update()
-            if run.step % SAVE_EVERY == 0 or stop.asked:
+            if run.step % SAVE_EVERY == 0 or run.step == run.options.steps or stop.asked:
                 save(run)
             stop.check()
 
@@ -272,6 +276,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(finish(run))
     except (ValueError, OSError) as error:
         print(f"train_vae: {error}", file=sys.stderr)
+        return 2
+    except torch.OutOfMemoryError as error:
+        print(f"train_vae: {OUT_OF_MEMORY} ({str(error).splitlines()[0]})", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("train_vae: stopped; start it again to go on", file=sys.stderr)

@@ -206,8 +206,8 @@ def check_an_impossible_field_of_view_is_refused_when_queued() -> None:
 
 def check_videos_beyond_memory_are_refused_before_work() -> None:
     erp, clip = world().expand(600, -1, -1, -1), look(None)[:, :32, :32].expand(600, -1, -1, -1)
-    free = memory.free_memory
-    memory.free_memory = lambda: 1 << 30
+    free = memory.free_bytes
+    memory.free_bytes = lambda: 1 << 30
     try:
         expect_error(
             lambda: ViewPointComposite.execute(erp, clip, 3.0, "off", "bicubic", **ANGLES),
@@ -223,7 +223,7 @@ def check_videos_beyond_memory_are_refused_before_work() -> None:
         expect_error(lambda: ViewPointPlaceView.execute(clip[:1], 736, 600, "bicubic", **ANGLES), room)
         expect_error(lambda: ViewPointRenderView.execute(erp, 1920, 1080, "bicubic", **ANGLES), room)
     finally:
-        memory.free_memory = free
+        memory.free_bytes = free
 
 
 def check_every_conversion_counts_its_frames_and_ends_when_it_is_cancelled() -> None:

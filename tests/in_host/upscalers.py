@@ -135,6 +135,20 @@ def check_a_model_that_makes_nan_is_named() -> None:
     expect_error(lambda: upscale_nodes.ViewPointUpscale.execute(image, 256, 1, 512, model), "upscale model made")
 
 
+def check_an_upscale_model_that_finds_no_room_on_the_device_goes_back() -> None:
+    model, places = upscaler(), []
+
+    def move(device: torch.device | str) -> None:
+        places.append(str(device))
+        if len(places) == 1:
+            raise ValueError("no room")
+
+    model.to = move
+    image = torch.full((1, 64, 64, 3), 0.5)
+    expect_error(lambda: upscale_nodes.ViewPointUpscale.execute(image, 256, 1, 512, model), "no room")
+    assert places[1:] == ["cpu"], places
+
+
 def check_a_video_beyond_memory_is_refused_before_work() -> None:
     image = torch.full((1, 64, 64, 3), 0.5).expand(100_000, -1, -1, -1)
     expect_error(lambda: upscale_nodes.ViewPointUpscale.execute(image, 16384, 1, 512), "holds one at a time")
@@ -143,14 +157,14 @@ def check_a_video_beyond_memory_is_refused_before_work() -> None:
 def check_charts_beyond_memory_are_refused_before_work() -> None:
     model, frames = upscaler(4), torch.zeros(1, 3, 736, 736)
     upscale_nodes.plan_upscale(frames, model, 4096, 1, 512)
-    free = memory.free_memory
-    memory.free_memory = lambda: 8 << 30
+    free = memory.free_bytes
+    memory.free_bytes = lambda: 8 << 30
     try:
         expect_error(lambda: upscale_nodes.plan_upscale(frames, model, 8192, 3, 512), "expected fewer passes")
         expect_error(lambda: upscale_nodes.plan_upscale(frames, model, 8192, 3, 512), "charts of 26112 x 26112")
         upscale_nodes.plan_upscale(frames, model, 8192, 2, 512)
     finally:
-        memory.free_memory = free
+        memory.free_bytes = free
 
 
 if __name__ == "__main__":

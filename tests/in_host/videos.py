@@ -50,20 +50,20 @@ def own_folder() -> Iterator[Path]:
 
 
 @contextmanager
-def free_memory(size: int) -> Iterator[None]:
+def free_bytes(size: int) -> Iterator[None]:
     """So many bytes are free."""
-    before = memory.free_memory
-    memory.free_memory = lambda: size
+    before = memory.free_bytes
+    memory.free_bytes = lambda: size
     try:
         yield
     finally:
-        memory.free_memory = before
+        memory.free_bytes = before
 
 
 def check_a_clip_beyond_memory_is_refused_before_it_is_decoded() -> None:
     with own_folder() as folder:
         write_video(folder / "a.mp4", 20, width=256, height=128)
-        with free_memory(1 << 30):
+        with free_bytes(1 << 30):
             words = "4097 frames of 256 x 128 need 1.9 GiB of memory, 1.0 GiB are free; load fewer"
             expect_error(lambda: ViewPointLoadClip.execute("a.mp4", 0.0, 4097, 16.0, 0), words)
             expect_error(lambda: ViewPointLoadClip.execute("a.mp4", 0.0, 4097, 16.0, 64), "has 20 until it ends")
@@ -75,13 +75,13 @@ def check_a_clip_beyond_memory_is_refused_before_it_is_decoded() -> None:
 
 
 def check_kept_lookups_are_given_up_before_anything_is_refused() -> None:
-    lookup, before = kept.Kept(torch.zeros), memory.free_memory
+    lookup, before = kept.Kept(torch.zeros), memory.free_bytes
     lookup(100 << 20)  # 400 MiB
-    memory.free_memory = lambda: (1 << 30) - lookup.nbytes()
+    memory.free_bytes = lambda: (1 << 30) - lookup.nbytes()
     try:
         memory.check_room(1 << 30, "frames", "give fewer")
     finally:
-        memory.free_memory = before
+        memory.free_bytes = before
     assert lookup.nbytes() == 0
 
 
@@ -90,14 +90,14 @@ def check_the_host_gives_up_models_before_anything_is_refused() -> None:
     model = load(33)  # the host lists only what somebody holds
     management.load_models_gpu([model])
     loaded = len(management.current_loaded_models)
-    before = memory.free_memory
-    memory.free_memory = lambda: 0 if management.current_loaded_models else 1 << 62
+    before = memory.free_bytes
+    memory.free_bytes = lambda: 0 if management.current_loaded_models else 1 << 62
     try:
         assert loaded
         memory.check_room(1 << 61, "all frames", "give fewer")
     finally:
-        memory.free_memory = before
-    with free_memory(1 << 30):
+        memory.free_bytes = before
+    with free_bytes(1 << 30):
         words = "all frames need 2.0 GiB of memory, 1.0 GiB are free; give fewer, or unload models (Edit > "
         expect_error(lambda: memory.check_room(2 << 30, "all frames", "give fewer"), words)
         memory.check_room(1 << 30, "all frames", "give fewer")
@@ -274,7 +274,7 @@ def check_a_file_that_is_no_panorama_is_refused_before_anything_is_loaded() -> N
 def check_a_part_of_a_file_goes_by_the_host_if_it_fits_into_memory() -> None:
     with own_folder() as folder:
         source = write_video(folder / "a.mp4", 40, width=512, height=256)
-        with free_memory(100 << 20):
+        with free_bytes(100 << 20):
             expect_error(lambda: look(Part(str(source)), folder), "40 frames of 512 x 256 need 0.1 GiB of memory")
         expect_error(lambda: look(Part(str(source)), folder), "the whole video is loaded")
 

@@ -12,6 +12,7 @@ import yaml
 
 from ..cubemap import FACES
 from ..wan_attention import PANO
+from .flow_matching import fixed_sigmas
 from .layouts import LAYOUTS, VIEWPOINT
 from .plan import ALL_IMAGES
 
@@ -171,6 +172,9 @@ def check_values(config: TrainingConfig) -> None:
     for name in ("warmup", "workers", "clip", "weight_decay", "heldout_every", "sample_every", "keep_every"):
         if not getattr(config, name) >= 0:
             raise ValueError(f"{name} is {getattr(config, name)}; expected 0 or more")
+    levels = fixed_sigmas(config.heldout_levels, config.sigmas, config.shift).tolist()
+    if len({f"{sigma:.2f}" for sigma in levels}) < len(levels):  # as the log names them
+        raise ValueError(f"heldout_levels is {len(levels)}; expected fewer, since some are the same to two digits")
     if not config.faces or set(config.faces) - set(FACES):
         raise ValueError(f"faces is {config.faces!r}; expected some of {''.join(FACES)}")
     for name in ("caption_dropout", "condition_dropout"):
@@ -180,8 +184,9 @@ def check_values(config: TrainingConfig) -> None:
         raise ValueError(f"image_share is {config.image_share}; expected a part in [0, 1), or -1 for all images")
     if config.layout != VIEWPOINT and config.schedule != PANO:
         raise ValueError(f"layout {config.layout} has no subregions; with it the schedule is {PANO}")
-    if not 0 <= config.ema < 1:
-        raise ValueError(f"ema is {config.ema}; expected a decay in [0, 1)")
+    for name in ("ema", "beta1", "beta2"):
+        if not 0 <= getattr(config, name) < 1:
+            raise ValueError(f"{name} is {getattr(config, name)}; expected a decay in [0, 1)")
     if config.optimizer in ("adamw8bit", "muon") and config.sharding == "fsdp2":
         raise ValueError(f"optimizer {config.optimizer} does not shard; with sharding fsdp2 take adamw")
     if config.compile and config.sharding == "fsdp2":

@@ -29,14 +29,19 @@ def update_ema(average: dict[str, Tensor], model: nn.Module, decay: float, step:
 @contextmanager
 def averaged_weights(model: nn.Module, average: dict[str, Tensor] | None) -> Iterator[None]:
     """Put the average into the model for the time being; without an average, do nothing."""
-    parameters = trained_parameters(model) if average else {}
-    kept = {name: weight.detach().clone() for name, weight in parameters.items()}
+    average = average or {}
+    swap(model, average)
     try:
-        with torch.no_grad():
-            for name, weight in parameters.items():
-                weight.copy_(average[name])
         yield
     finally:
-        with torch.no_grad():
-            for name, weight in parameters.items():
-                weight.copy_(kept[name])
+        swap(model, average)
+
+
+@torch.no_grad()
+def swap(model: nn.Module, average: dict[str, Tensor]) -> None:
+    """Exchange weights and their averages in place, one by one: no second copy of all is in memory."""
+    parameters = trained_parameters(model)
+    for name, other in average.items():
+        before = parameters[name].detach().clone()
+        parameters[name].copy_(other)
+        other.copy_(before)

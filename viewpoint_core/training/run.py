@@ -52,6 +52,7 @@ from .state import (
 from .stopping import Stop
 from .wan import compile_blocks, plan_transformer, prepare_transformer, set_blocks, transformer_source
 from .wan_vae import load_vae
+from .watch import SAMPLE_FACE
 from .weights import read_tensors
 
 PATIENCE = timedelta(hours=2)  # of processes for one another: a large model may come slowly from a shared disk
@@ -164,7 +165,8 @@ def open_cache(config: TrainingConfig) -> tuple[CachedClips, CachedClips]:
     asked = {"vae": vae_fingerprint(Path(config.vae)), "projection": projection_of(config.layout)}
     cached = check_fingerprint(Path(config.cache), **asked)
     known = config.faces if config.views == PAPER and has_known(cached, config.faces) else ""
-    return CachedClips(Path(config.cache), known=known), CachedClips(Path(config.cache), "heldout")
+    watched = SAMPLE_FACE if has_known(cached, SAMPLE_FACE) else ""
+    return CachedClips(Path(config.cache), known=known), CachedClips(Path(config.cache), "heldout", known=watched)
 
 
 def start_run(config: TrainingConfig) -> Run:

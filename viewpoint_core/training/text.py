@@ -37,7 +37,7 @@ def text_folders(folder: Path) -> tuple[Path, Path]:
     model, tokenizer = folder / "text_encoder", folder / "tokenizer"
     model, tokenizer = (model, tokenizer) if model.is_dir() else (folder, tokenizer if tokenizer.is_dir() else folder)
     try:
-        kind = json.loads((model / "config.json").read_text()).get("model_type")
+        kind = json.loads((model / "config.json").read_text(encoding="utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError) as error:
         raise ValueError(f"{model}: expected the folder of a UMT5 encoder, with config.json ({error})") from error
     if kind != "umt5":
@@ -51,7 +51,7 @@ def text_fingerprint(folder: Path, dtype: str) -> str:
     """A hash of the encoder's weights and architecture, the tokenizer, and the dtype that it computes in."""
     model, tokenizer = text_folders(folder)
     stored = {key: tensor for file in checkpoint_files(model) for key, tensor in read_header(file)[0].items()}
-    config = json.loads((model / "config.json").read_text())
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     architecture = {key: value for key, value in config.items() if key not in INCIDENTAL}
     digest = hashlib.sha256(f"{dtype} {json.dumps(architecture, sort_keys=True)}".encode())
     for name in TOKENIZER_FILES:

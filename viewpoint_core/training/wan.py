@@ -67,7 +67,7 @@ def transformer_config(stored: Mapping[str, StoredTensor | LazyTensor], source: 
 def check_diffusers_config(folder: Path, config: dict[str, Any]) -> None:
     """Raise ValueError where a diffusers folder's config.json says other than the shapes and what Wan2.1 fixes."""
     file = folder / "config.json"
-    given = json.loads(file.read_text()) if file.is_file() else {}
+    given = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if given.get("_class_name") != "WanTransformer3DModel":
         return
     wanted = {**config, **FIXED, "patch_size": list(config["patch_size"])}

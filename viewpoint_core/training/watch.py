@@ -8,6 +8,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
+from ..conditioning import video_frames
 from ..cubemap import FACE_YAW_PITCH
 from ..map_layout import erp_width_for_map
 from ..views import render_view
@@ -16,7 +17,7 @@ from .data.cache import CachedClips
 from .data.clips import map_to_video
 from .data.video_file import write_video
 from .flow_matching import add_noise, euler_sample, fixed_sigmas, flow_loss, sampling_sigmas, velocity
-from .known_view import View, known_channels, view_masks
+from .known_view import FACE_OF, View, known_channels, mask_cells, view_masks
 from .layouts import VIEWPOINT, faces_to_picture, to_erp
 from .plan import Buckets, generator_for
 from .spread import spread
@@ -24,6 +25,7 @@ from .wan import predict_velocity
 from .wan_vae import decode_latent
 
 SAMPLE_VIEW = View()  # 90 degrees straight ahead, the first of the paper's
+SAMPLE_FACE = FACE_OF[SAMPLE_VIEW]
 
 
 def longest_first(buckets: Buckets) -> list[Sequence[int]]:
@@ -49,7 +51,12 @@ def sample_clips(buckets: Buckets, count: int) -> list[int]:
 
 
 def known_of(vae: AutoencoderKLWan, item: dict, layout: str, device: torch.device) -> Tensor:
-    """The condition channels of a cached clip's map seen straight ahead."""
+    """The condition channels (1, C + 1, t, h, w) of a cached clip seen straight ahead: as the cache has them, or
+    encoded here."""
+    if "known" in item:
+        latent = item["known"][SAMPLE_FACE]
+        cells = mask_cells(SAMPLE_VIEW, item["map_size"], video_frames(latent.shape[1]), layout)
+        return torch.cat([latent, cells])[None].to(device)
     masks = view_masks([SAMPLE_VIEW], item["map_size"], layout)
     return known_channels(vae, map_to_video(item["map"][None].to(device)), masks.to(device))
 

@@ -318,9 +318,6 @@ class CachedClips(Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.item(index)
-
-    def item(self, index: int) -> dict[str, Any]:
         """latent float32 (C, t, h, w), map uint8 (3, T, S, S) or known {face: latent}, map_size S, text float32
         (512, d) that is not to be changed in place, caption, key."""
         row = self.rows[index]
