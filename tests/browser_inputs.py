@@ -80,7 +80,14 @@ def write_inputs(base: Path) -> None:
     save(erp, base / "input" / "colours_erp.png")
     save(erp_to_map(erp), base / "input" / "colours_map.png")
     save(erp_to_map(sample_erp()), base / "input" / "sample_map.png")
+    save(four_greys(), base / "input" / "greys_map.png")
     write_clip(base / "input" / "clip.mp4")
+
+
+def four_greys() -> Tensor:
+    """A map (s, s, 3) whose subregions differ, so that it shows how what two of them see is blended."""
+    greys = torch.tensor([[0.1, 0.9], [0.6, 0.3]])
+    return greys.repeat_interleave(MAP // 2, 0).repeat_interleave(MAP // 2, 1)[..., None].expand(-1, -1, 3)
 
 
 def sample_erp() -> Tensor:

@@ -30,6 +30,7 @@ from tests.browser_inputs import (
     EMBEDDINGS,
     LENGTH,
     MAP,
+    four_greys,
     sample_erp,
 )
 from tests.browser_page import OWN_SCRIPTS, WINDOW, ComfyPage, ViewerOnPage
@@ -169,6 +170,18 @@ def test_a_photographic_panorama_and_map_look_as_the_core_renders_them(comfy: Co
                 panorama, *pixels.shape[:2], yaw_deg=yaw, pitch_deg=pitch, fov_deg=fov, interpolation="bilinear"
             )
             assert psnr(pixels, view.movedim(0, -1).clamp(0, 1).numpy() * 255) > 33, (projection, yaw, pitch)
+
+
+def test_a_map_is_blended_overhead_as_the_core_blends_it(comfy: ComfyPage) -> None:
+    panorama = viewpoint_to_erp(four_greys().movedim(-1, 0), 1024, interpolation="bilinear")
+    shown = show(comfy, "greys_map.png", "viewpoint")
+    shown.press("r", *["ArrowUp"] * 26)
+    pixels = shown.pixels()
+    yaw, pitch, fov = shown.view()
+    assert pitch == 90
+    view = render_view(panorama, *pixels.shape[:2], yaw_deg=yaw, pitch_deg=pitch, fov_deg=fov, interpolation="bilinear")
+    difference = np.abs(pixels - view.movedim(0, -1).numpy() * 255)
+    assert np.percentile(difference, 99) < 3
 
 
 @pytest.mark.parametrize("projection", ["erp", "viewpoint"])

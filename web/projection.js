@@ -47,14 +47,6 @@ export function halfExtent(fov_deg, width, height) {
   return [horizontal, (horizontal * height) / width]
 }
 
-/** The direction that a screen position shows; x and y in pixels from the top left. Not of unit length. */
-export function screenToDirection(x, y, view, width, height) {
-  const [tx, ty] = halfExtent(view.fov_deg, width, height)
-  const ray = [((2 * x) / width - 1) * tx, ((2 * y) / height - 1) * ty, 1]
-  const m = viewRotation(view)
-  return [0, 3, 6].map((row) => m[row] * ray[0] + m[row + 1] * ray[1] + m[row + 2] * ray[2])
-}
-
 /** Where a direction lies on the screen in pixels, or null behind the camera. */
 export function directionToScreen(direction, view, width, height) {
   const m = viewRotation(view)

@@ -51,7 +51,7 @@ vec3 sampleErp(vec3 d, float angle) {
 }
 `
 
-// viewpoint_core/viewpoint_map.py: direction_to_subregion, weight_on_grid, subregion_pixels.
+// viewpoint_core/map_layout.py: direction_to_subregion, weight_on_grid, subregion_pixels, on_up, ease_share.
 const MAP = `
 vec3 subregionPlace(vec3 d) {
   vec3 a = abs(d);
@@ -95,13 +95,28 @@ vec4 sampleSubregion(vec3 d, vec2 corner, vec2 up, float lod) {
   return vec4(textureLod(panorama, (pixel + corner * side) / size.x, lod).rgb, 1.0) * weight;
 }
 
+const float EASED_BELOW = 0.4;
+
 vec3 sampleMap(vec3 d, float angle) {
   float lod = clamp(log2(angle * size.x / (4.0 * SQRT2)), 0.0, min(maxLod, 4.0));
-  vec4 sum = sampleSubregion(vec3(d.z, d.y, -d.x), vec2(0.0, 0.0), vec2(-1.0, -1.0), lod)
-           + sampleSubregion(d, vec2(1.0, 0.0), vec2(1.0, -1.0), lod)
-           + sampleSubregion(vec3(-d.x, d.y, -d.z), vec2(0.0, 1.0), vec2(-1.0, 1.0), lod)
-           + sampleSubregion(vec3(-d.z, d.y, d.x), vec2(1.0, 1.0), vec2(1.0, 1.0), lod);
-  return sum.rgb / max(sum.a, 1e-6);
+  vec4 shown[4] = vec4[4](
+    sampleSubregion(vec3(d.z, d.y, -d.x), vec2(0.0, 0.0), vec2(-1.0, -1.0), lod),
+    sampleSubregion(d, vec2(1.0, 0.0), vec2(1.0, -1.0), lod),
+    sampleSubregion(vec3(-d.x, d.y, -d.z), vec2(0.0, 1.0), vec2(-1.0, 1.0), lod),
+    sampleSubregion(vec3(-d.z, d.y, d.x), vec2(1.0, 1.0), vec2(1.0, 1.0), lod)
+  );
+  vec4 most = vec4(0.0), other = vec4(0.0);
+  for (int i = 0; i < 4; i++) {
+    if (shown[i].a > most.a) {
+      other = most;
+      most = shown[i];
+    } else if (shown[i].a > other.a) {
+      other = shown[i];
+    }
+  }
+  float share = other.a / max(most.a + other.a, 1e-6), t = share / EASED_BELOW;
+  if (-d.y >= max(abs(d.x), abs(d.z)) && t < 1.0) share = EASED_BELOW * t * t * (2.0 - t);
+  return mix(most.rgb / max(most.a, 1e-6), other.rgb / max(other.a, 1e-6), share);
 }
 `
 
