@@ -1,5 +1,6 @@
 """A node that loads footage as ViewPoint wants it: upright, at a constant rate, 4k + 1 frames, with its sound."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -99,7 +100,7 @@ class ViewPointLoadClip(io.ComfyNode):
     def execute(cls, file: str, start_s: float, length: int, fps: float, longest_side: int) -> io.NodeOutput:
         """Check what came by a link too, read the part, convert."""
         check_clip_length(length)
-        if start_s < 0 or not 1 <= fps <= MAX_FPS or longest_side < 0:
+        if not 0 <= start_s < math.inf or not 1 <= fps <= MAX_FPS or longest_side < 0:
             raise ValueError(
                 f"start_s is {start_s}, fps {fps} and longest_side {longest_side}; expected 0 or more, 1 to {MAX_FPS}, "
                 "and 0 or more"

@@ -13,7 +13,7 @@ from ..viewpoint_core.conditioning import (
 )
 from ..viewpoint_core.map_layout import check_map, check_map_size
 from ..viewpoint_core.resample import GREY
-from .convert import image_to_frames, mask_to_frames
+from .convert import check_prompt, image_to_frames, mask_to_frames
 from .host import check_video_vae, empty_latent, latent_to_model, node_schema
 from .inputs import MAX_LENGTH, map_size_input
 
@@ -98,6 +98,9 @@ class ViewPointConditioning(io.ComfyNode):
         check_map_size(map_size)
         check_length(length)
         check_video_vae(vae)
+        for name, prompt in (("positive", positive), ("negative", negative)):
+            for embedding, _ in prompt:
+                check_prompt(embedding, name)
         known, masks = known_map(viewpoint, mask, map_size, length)
         latent = latent_to_model(vae.encode(known.movedim(1, -1)))
         values = {"noise_concat": pack_known(latent, masks[None])}

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..viewpoint_core.checkpoint import TEXT_DIM
 from ..viewpoint_core.conditioning import check_finite
 
 NOTHING_PAINTED = (1, 64, 64)  # the MASK of the host's Load Image for a picture without transparency
@@ -69,10 +70,25 @@ def mask_to_frames(mask: Tensor, name: str, frames: int, height: int, width: int
             f"{height} x {width}; expected the same size, and as many frames or one for all of them"
             + (NOTHING_PAINTED_ADVICE if nothing_painted else "")
         )
+    if mask.dtype == torch.bool:
+        mask = mask.float()
+    if not mask.is_floating_point():
+        raise ValueError(f"{name}: got a mask of {mask.dtype}; expected floats in [0, 1]")
     check_finite(mask, name)
     if bool(((mask < 0) | (mask > 1)).any()):
         raise ValueError(f"{name}: values from {float(mask.min())} to {float(mask.max())}; expected [0, 1]")
     return mask.expand(frames, -1, -1)
+
+
+def check_prompt(embedding: Any, name: str) -> None:
+    """Raise ValueError unless it is an encoded prompt (batch, tokens, 4096) and finite; `name` says whose."""
+    is_tensor = isinstance(embedding, Tensor)
+    if not is_tensor or embedding.ndim != 3 or embedding.shape[-1] != TEXT_DIM or not embedding.numel():
+        got = f"an embedding {tuple(embedding.shape)}" if is_tensor else f"a {type(embedding).__name__}"
+        raise ValueError(
+            f"{name}: got {got}; expected (batch, tokens, {TEXT_DIM}), as of Wan's text encoder ('Load CLIP', type wan)"
+        )
+    check_finite(embedding, name)
 
 
 def stack_faces(faces: list[Tensor]) -> Tensor:

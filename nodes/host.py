@@ -209,9 +209,18 @@ def raise_if_cancelled() -> None:
     comfy.model_management.throw_exception_if_processing_interrupted()
 
 
-def progress_bar(total: int) -> comfy.utils.ProgressBar:
-    """The host's progress bar of the node that runs. Its update(1) raises once the user cancels."""
-    return comfy.utils.ProgressBar(total)
+class CancellableBar(comfy.utils.ProgressBar):
+    """The host's progress bar, which on newer hosts heeds a cancel only where it has moved by half a percent."""
+
+    def update(self, value: int) -> None:
+        """Go on by so many steps. Raises once the user cancels."""
+        raise_if_cancelled()
+        super().update(value)
+
+
+def progress_bar(total: int) -> CancellableBar:
+    """A progress bar of the node that runs. Its update(1) raises once the user cancels."""
+    return CancellableBar(total)
 
 
 def free_bytes(device: torch.device | None = None) -> int:

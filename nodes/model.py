@@ -19,12 +19,14 @@ from ..viewpoint_core.wan_attention import (
     subregion_modulation,
     subregion_positions,
 )
+from .convert import check_prompt
 from .forward_pass import note_pass, pass_of, sampling_run
 from .host import checkpoint_schedule, input_channels, latent_channels, node_schema, wan_config
 
 CATEGORY = "ViewPoint"
 KEY = "viewpoint"
 UNFIT = ("reference_latents", "time_dim_concat", "concat_latent_image", "clip_vision_output", "area")
+UNFIT += ("set_area_to_bounds",)  # False where a mask is set by "default"
 Wrappers = comfy.patcher_extension.WrappersMP
 
 
@@ -110,7 +112,7 @@ def check_sampling(model: Any, conds: dict[str, list], latent: torch.Tensor) -> 
     check_finite(latent, "latent")
     for name, entries in conds.items():
         for cond in entries or []:
-            extra = [key for key in UNFIT if cond.get(key) is not None]
+            extra = [key for key in UNFIT if cond.get(key) is not None and cond[key] is not False]
             if extra:
                 raise ValueError(
                     f"the {name} conditioning carries {', '.join(extra)}: it adds tokens or channels, like "
@@ -125,6 +127,7 @@ def check_sampling(model: Any, conds: dict[str, list], latent: torch.Tensor) -> 
                     f"the latent is {tuple(latent.shape[2:])} (frames, height, width), the {name} conditioning "
                     f"{tuple(known.shape[2:])}; connect the latent of the same ViewPointConditioning"
                 )
+            check_prompt(cond.get("cross_attn"), f"the {name} conditioning")
 
 
 def check_before_sampling(executor: Any, noise: torch.Tensor, latent: torch.Tensor, *args: Any, **kwargs: Any) -> Any:

@@ -31,6 +31,7 @@ from .inputs import MAX_FPS
 
 CATEGORY = "ViewPoint/output"
 CODECS = {"h264": ("libx264", "avc1"), "h265": ("libx265", "hvc1")}  # Apple's players take H.265 as hvc1 only
+FEWEST_REORDERED = 4  # frames that x265 may put in another order
 FPS_DENOMINATOR = 1001  # broadcast rates are 24000, 30000 and 60000 / 1001, and come from nodes as floats
 AUDIO_LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
 AUDIO_BITS_PER_CHANNEL = 96_000  # a second
@@ -82,7 +83,9 @@ def check_audio(audio: Any) -> tuple[Tensor, int]:
     return waveform[0].float().cpu(), rate
 
 
-def open_video_stream(container: Any, codec: str, crf: int, width: int, height: int, rate: Fraction) -> Any:
+def open_video_stream(
+    container: Any, codec: str, crf: int, width: int, height: int, rate: Fraction, frames: int
+) -> Any:
     """A video stream that is ready to encode. Raises ValueError where the encoder does not take the size."""
     encoder, tag = CODECS[codec]
     stream = container.add_stream(encoder, rate=rate)
@@ -91,7 +94,11 @@ def open_video_stream(container: Any, codec: str, crf: int, width: int, height: 
     tag_bt709(context)
     context.codec_tag = tag
     context.gop_size = max(1, round(rate))  # a key frame every second, so that players seek fast
-    context.options = {"crf": str(crf)} | ({"x265-params": "log-level=error"} if codec == "h265" else {})
+    context.options = {"crf": str(crf)}
+    if codec == "h265":
+        # x265 gives wrong decoding times, at random, to a video that ends before its frames are reordered
+        reordered = "" if frames >= FEWEST_REORDERED else ":bframes=0"
+        context.options |= {"x265-params": f"log-level=error{reordered}"}
     try:
         context.open()
     except av.FFmpegError as error:
@@ -156,7 +163,7 @@ def encode_video(
     options = {"movflags": "use_metadata_tags"}  # keeps tags of any name, the host's prompt and workflow
     with av.open(str(path), mode="w", format="mp4", options=options) as container:
         container.metadata.update(metadata)
-        video = open_video_stream(container, codec, crf, width, height, rate)
+        video = open_video_stream(container, codec, crf, width, height, rate, len(frames))
         track = None if sound is None else AudioTrack(container, *sound)
         for number, frame in enumerate(frames, start=1):
             container.mux(encode_frame(video, frame))

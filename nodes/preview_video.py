@@ -69,7 +69,7 @@ def video_file(video: Any) -> VideoFile | None:
         plays = stream.codec_context.name == "h264" and first.format.name in PLAYED and plain
         rate = Fraction(stream.average_rate or Fraction(HEADER_RATE_DEFAULT))
         counted = stream.frames > 0
-    frames = video.get_frame_count()
+    frames = frame_count(video)
     whole = is_whole(video, InputImpl.VideoFromFile(source))
     if not whole or frames < 2:
         return None
@@ -81,11 +81,17 @@ def is_whole(video: Any, file: Any) -> bool:
     return file.get_duration() == video.get_duration() and file.get_dimensions() == video.get_dimensions()
 
 
+def frame_count(video: Any) -> int:
+    """Frames of a VIDEO in a file. Some hosts count 1 where no header tells the number; then by its seconds."""
+    count = video.get_frame_count()
+    return count if count > 1 else max(count, round(video.get_duration() * video.get_frame_rate()))
+
+
 def loaded_size(video: Any) -> tuple[int, int, int] | None:
     """Frames, width and height of what the host would load of a file; None for what is in memory, or not known."""
     if not isinstance(video, InputImpl.VideoFromFile) or not hasattr(video, "get_frame_count"):
         return None
-    return video.get_frame_count(), *video.get_dimensions()
+    return frame_count(video), *video.get_dimensions()
 
 
 def check_loading_room(frames: int, width: int, height: int) -> None:

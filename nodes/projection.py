@@ -9,7 +9,7 @@ from ..viewpoint_core.cubemap import (
     to_cubemap_samples,
     viewpoint_to_cubemap,
 )
-from ..viewpoint_core.map_layout import erp_width_for_map, unit_pixels
+from ..viewpoint_core.map_layout import check_map, check_map_size, erp_width_for_map, unit_pixels
 from ..viewpoint_core.partial import partial_erp_to_viewpoint
 from ..viewpoint_core.viewpoint_map import erp_to_viewpoint, from_erp_samples, to_erp_samples, viewpoint_to_erp
 from .convert import FACE_INPUTS, image_to_frames, mask_to_frames, own_frames_to_image, stack_faces
@@ -52,6 +52,7 @@ class ViewPointFromERP(io.ComfyNode):
     @classmethod
     def execute(cls, erp: Tensor, map_size: int, interpolation: str, mask: Tensor | None = None) -> io.NodeOutput:
         """Convert, one core call, convert."""
+        check_map_size(map_size)
         frames = image_to_frames(erp, "erp")
         samples = from_erp_samples(map_size, frames.shape[-1])
         check_room_for_frames(len(frames), map_size, map_size, "the maps", source=frames, samples=samples, masks=1)
@@ -98,6 +99,7 @@ class ViewPointToERP(io.ComfyNode):
     def execute(cls, viewpoint: Tensor, width: int, fusion: bool, interpolation: str) -> io.NodeOutput:
         """Convert, one core call, convert."""
         frames = image_to_frames(viewpoint, "viewpoint")
+        check_map(frames)
         width = width or erp_width_for_map(frames.shape[-1])
         samples = to_erp_samples(frames.shape[-1], width)
         check_room_for_frames(len(frames), width // 2, width, "the panoramas", source=frames, samples=samples)
@@ -133,6 +135,7 @@ class ViewPointFromCubemap(io.ComfyNode):
     @classmethod
     def execute(cls, map_size: int, interpolation: str, **faces: Tensor) -> io.NodeOutput:
         """Convert, one core call, convert."""
+        check_map_size(map_size)
         cubemap = stack_faces([faces[name] for name in FACE_INPUTS])
         samples = from_cubemap_samples(map_size, cubemap.shape[-1])
         check_room_for_frames(len(cubemap), map_size, map_size, "the maps", source=cubemap, samples=samples)
@@ -174,6 +177,7 @@ class ViewPointToCubemap(io.ComfyNode):
     def execute(cls, viewpoint: Tensor, face_size: int, fusion: bool, interpolation: str) -> io.NodeOutput:
         """Convert, one core call, convert."""
         frames = image_to_frames(viewpoint, "viewpoint")
+        check_map(frames)
         size = face_size or round(2 * unit_pixels(frames.shape[-1]))
         samples = to_cubemap_samples(frames.shape[-1], size)
         check_room_for_frames(len(frames), 6 * size, size, "the faces", source=frames, samples=samples)

@@ -5,6 +5,7 @@ from typing import Any
 import comfy.samplers
 from comfy_api.latest import io
 
+from ..viewpoint_core.conditioning import check_finite
 from .host import host_ksampler, node_schema, with_shift
 from .live_preview import with_panorama_preview
 from .model import check_schedule, is_patched, patch_model, schedule_input
@@ -105,4 +106,7 @@ class ViewPointSampler(io.ComfyNode):
         else:
             patched = patch_model(model, schedule)
         ready = with_panorama_preview(with_shift(patched, shift))
-        return io.NodeOutput(host_ksampler(ready, positive, negative, latent, **sampling))
+        made = host_ksampler(ready, positive, negative, latent, **sampling)
+        how = "what {sampler_name} with scheduler {scheduler} made in {steps} step(s)".format_map(sampling)
+        check_finite(made["samples"], how)
+        return io.NodeOutput(made)

@@ -8,7 +8,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..viewpoint_core.checkpoint import TEXT_DIM
-from ..viewpoint_core.conditioning import check_finite
+from .convert import check_prompt
 from .host import node_schema
 from .host_files import OUTPUT_MARK, chosen_file, file_change, folder, is_file, listed_files, new_file
 from .output import prefix_input
@@ -25,11 +25,9 @@ ELSEWHERE = (
 
 def check_embedding(embedding: torch.Tensor, name: str) -> None:
     """Raise ValueError unless it is (1, L, 4096) and finite; `name` says where it comes from."""
-    if embedding.ndim != 3 or embedding.shape[0] != 1 or embedding.shape[2] != TEXT_DIM:
-        raise ValueError(
-            f"{name}: got an embedding {tuple(embedding.shape)}; expected (1, tokens, {TEXT_DIM}), as of Wan's encoder"
-        )
-    check_finite(embedding, name)
+    check_prompt(embedding, name)
+    if len(embedding) != 1:
+        raise ValueError(f"{name}: got a batch of {len(embedding)} prompts {tuple(embedding.shape)}; expected one")
 
 
 def write_embedding(embedding: torch.Tensor, path: Path) -> None:

@@ -67,6 +67,8 @@ def plan_upscale(frames: Tensor, model: Any, width: int, passes: int, tile: int)
     """Check all that can be checked before work. Raises ValueError for no map, no RGB model, an impossible width and
     more memory than is free."""
     check_map(frames)
+    if passes < 1:
+        raise ValueError(f"passes is {passes}; expected 1 or more")
     if model is not None:
         check_upscale_model(model)
     layout = upright_layout(frames.shape[-1], LOSSLESS_OVERSAMPLING if model is None else OVERSAMPLING)

@@ -5,8 +5,9 @@ from torch import Tensor
 
 from ..viewpoint_core.camera_path import CameraPath, still_path
 from ..viewpoint_core.hold import extend, known_whenever_seen
+from ..viewpoint_core.map_layout import check_map_size
 from ..viewpoint_core.reorient import reorient_erp
-from ..viewpoint_core.views import place_samples, place_view, render_samples, render_view
+from ..viewpoint_core.views import check_view_size, place_samples, place_view, render_samples, render_view
 from .camera import CameraPathType, camera_path_input
 from .convert import image_to_frames, own_frames_to_image
 from .host import node_schema, progress_bar
@@ -78,6 +79,7 @@ class ViewPointPlaceView(io.ComfyNode):
         **angles: float,
     ) -> io.NodeOutput:
         """Convert, one core call, convert."""
+        check_map_size(map_size)
         frames = image_to_frames(view, "view")
         check_clip_fits(length, frames)
         masks = 0 if camera_path is None and hold_last else 2  # a still camera has one for all frames
@@ -154,6 +156,7 @@ class ViewPointRenderView(io.ComfyNode):
         **angles: float,
     ) -> io.NodeOutput:
         """Convert, one core call, convert."""
+        check_view_size(width, height)
         frames = image_to_frames(erp, "erp")
         count = len(frames) if camera_path is None else len(camera_path)
         fovs = angles["fov_deg"] if camera_path is None else camera_path.fov_deg

@@ -16,7 +16,9 @@ from viewpoint_core.camera import focal_length
 from viewpoint_core.camera_estimate import MAX_FRAMES, MIN_CONFIDENCE, drifts, estimate_camera, summarise
 from viewpoint_core.camera_path import CameraPath, cut_path, still_path
 from viewpoint_core.clip_matches import Clip
-from viewpoint_core.rotation_fit import Cameras, Fit, Points, linearise, parameters, stepped
+from viewpoint_core.feature_matches import Matches
+from viewpoint_core.rotation import rotation_from_vector, rotation_vector
+from viewpoint_core.rotation_fit import Cameras, Fit, Points, fit_all, linearise, parameters, rays, stepped
 from viewpoint_core.views import place_view
 
 LENGTH, FOV = 17, 75
@@ -260,6 +262,28 @@ def test_without_opencv_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyP
 
 
 # The fit
+
+
+def noisy_turn(seed: int) -> tuple[Matches, Tensor, float]:
+    """Matches of two pictures with noise in both, the rotation between them, and their focal length in pixels."""
+    generator, focal = torch.Generator().manual_seed(seed), 300.0
+    turn = rotation_from_vector(torch.tensor([0.02, 0.1, -0.03], dtype=torch.float64))
+    at_j = (torch.rand(60, 2, generator=generator, dtype=torch.float64) - 0.5) * torch.tensor([300.0, 200.0])
+    ray = rays(at_j, focal) @ turn.T
+    at_i = ray[:, :2] / ray[:, 2:] * focal
+    noise = 0.3 * torch.randn(2, 60, 2, generator=generator, dtype=torch.float64)
+    return Matches(0, 1, at_i + noise[0], at_j + noise[1]), turn, focal
+
+
+def test_errors_of_a_fit_are_as_large_as_its_deviations_say() -> None:
+    errors = []
+    for seed in range(40):
+        matches, turn, focal = noisy_turn(seed)
+        start = Cameras(torch.eye(3, dtype=torch.float64).expand(2, 3, 3), torch.full((2,), math.log(focal)).double())
+        fit = fit_all([matches], start, 0, "fixed", 1000)
+        deviation = torch.stack([fit.deviation(axis)[1] for axis in range(3)])
+        errors.append(rotation_vector(turn.T @ fit.cameras.rotation[1]) / deviation)
+    assert 0.8 < float(torch.stack(errors).square().mean().sqrt()) < 1.2
 
 
 def test_the_jacobian_is_the_derivative() -> None:

@@ -114,6 +114,19 @@ def test_a_whole_turn_needs_keyframes_between() -> None:
     torch.testing.assert_close(path.yaw_deg, torch.linspace(0, 360, 49).double())
 
 
+@pytest.mark.parametrize(("begin", "end"), [(359.8, 719.8), (152.05, 512.05), (-0.1, -360.1)])
+def test_a_whole_turn_in_decimals_is_one_too(begin: float, end: float) -> None:
+    with pytest.raises(ValueError, match="a whole turn needs keyframes between"):
+        path_from_keyframes(parse_keyframes(f"0: {begin} 0 0 90\n4: {end} 0 0 90"), 5, "linear")
+
+
+@pytest.mark.parametrize(("begin", "end"), [(332.07, 512.07), (-179.6, -359.6), (332.07, 152.07), (0.1, 180.1)])
+def test_half_a_turn_in_decimals_goes_as_typed_too(begin: float, end: float) -> None:
+    path = path_from_keyframes(parse_keyframes(f"0: {begin} 0 0 90\n4: {end} 0 0 90"), 5, "linear")
+    expected = torch.linspace(begin, end, 5, dtype=torch.float64)
+    torch.testing.assert_close(path.yaw_deg, expected, rtol=0, atol=1e-9)
+
+
 def test_linear_moves_at_constant_speed_and_slerp_turns_at_constant_speed() -> None:
     path = typed("0: 0 -20 10 90\n8: 80 40 -30 50", 9, "linear")
     for name in ANGLES:

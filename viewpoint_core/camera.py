@@ -21,7 +21,12 @@ def focal_length(width: int, fov_deg: float) -> float:
 
 
 def view_rotation(yaw_deg: float, pitch_deg: float, roll_deg: float) -> Tensor:
-    """Camera-to-world rotation, float64 (3, 3): yaw turns right, pitch looks up, roll turns the camera clockwise."""
+    """Camera-to-world rotation, float64 (3, 3): yaw turns right, pitch looks up, roll turns the camera clockwise.
+
+    Raises ValueError for angles that are not finite.
+    """
+    if not all(map(math.isfinite, (yaw_deg, pitch_deg, roll_deg))):
+        raise ValueError(f"yaw, pitch and roll are {yaw_deg}, {pitch_deg} and {roll_deg}; expected finite degrees")
     yaw, pitch, roll = (math.radians(angle) for angle in (yaw_deg, pitch_deg, roll_deg))
     about_y = [[math.cos(yaw), 0, math.sin(yaw)], [0, 1, 0], [-math.sin(yaw), 0, math.cos(yaw)]]
     about_x = [[1, 0, 0], [0, math.cos(pitch), -math.sin(pitch)], [0, math.sin(pitch), math.cos(pitch)]]

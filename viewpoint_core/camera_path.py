@@ -14,6 +14,7 @@ KEYFRAME_INTERPOLATIONS = ("smooth", "linear", "slerp")
 ANGLES = ("yaw_deg", "pitch_deg", "roll_deg", "fov_deg")
 KEYFRAME_FORM = "frame: yaw pitch roll fov"
 MAX_ANGLE = 3600.0
+ROUNDING = 1e-6  # degrees; of differences of angles that were typed as decimals
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +191,7 @@ def check_keyframes(keyframes: list[Keyframe]) -> None:
             )
         for name in ANGLES[:3]:
             begin, end = getattr(before, name), getattr(after, name)
-            if abs(end - begin) >= 360:
+            if abs(end - begin) >= 360 - ROUNDING:
                 raise ValueError(
                     f"{name.removesuffix('_deg')} goes from {begin:g} to {end:g} between frames {before.frame} and "
                     f"{after.frame}; the camera turns the shorter way round, so a whole turn needs keyframes between, "
@@ -229,7 +230,8 @@ def unwrap(angles_deg: Tensor) -> Tensor:
     """Angles (n, k) in degrees, whole turns added so that neighbours are at most half a turn apart, half as typed."""
     step = angles_deg.diff(dim=0)
     shorter = torch.remainder(step + 180, 360) - 180
-    shorter = torch.where((shorter == -180) & (step > 0), 180.0, shorter)
+    shorter = torch.where((shorter < ROUNDING - 180) & (step > 0), shorter + 360, shorter)
+    shorter = torch.where((shorter > 180 - ROUNDING) & (step < 0), shorter - 360, shorter)
     return torch.cat([angles_deg[:1], angles_deg[:1] + shorter.cumsum(0)])
 
 

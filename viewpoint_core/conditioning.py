@@ -35,7 +35,9 @@ def latent_shape(map_size: int, length: int, channels: int = 16, batch: int = 1)
 
 
 def check_finite(tensor: Tensor, name: str) -> None:
-    """Raise ValueError if the tensor holds NaN or infinite values."""
+    """Raise ValueError if the tensor is empty, or holds NaN or infinite values."""
+    if not tensor.numel():
+        raise ValueError(f"{name}: {tuple(tensor.shape)} is empty; expected at least one value")
     if not bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all()):  # no mask as large as the video
         bad = int((~torch.isfinite(tensor)).sum())
         raise ValueError(f"{name}: {bad} of {tensor.numel()} values are NaN or infinite; expected finite values")

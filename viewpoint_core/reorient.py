@@ -65,10 +65,10 @@ def reorient_erp(
     check_erp(erp)
     check_interpolation(interpolation)
     if path is None:
+        rotation = view_rotation(yaw_deg, pitch_deg, roll_deg)
         columns = yaw_deg / 360 * erp.shape[-1]
         if pitch_deg == roll_deg == 0 and math.isclose(columns, round(columns), abs_tol=1e-6):
             return rolled(erp, -round(columns), on_frame)
-        rotation = view_rotation(yaw_deg, pitch_deg, roll_deg)
         return rotate_erp(erp, rotation, interpolation=interpolation, on_frame=on_frame)
     if erp.ndim != 4 or len(erp) != 1:
         check_frames(erp, path, "erp")

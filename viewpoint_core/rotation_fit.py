@@ -267,7 +267,8 @@ def fit_all(
     for scale in SCALES:
         cameras, cost = descend(cameras, points, place, size, scale, on_step)
     hessian, _ = normal_equations(cameras, points, place, size, SCALES[-1])
-    variance = cost / max(1, len(points.i) - size)
+    # each match stands in the points twice: twice the cost of its two residuals, and twice the curvature
+    variance = cost / 2 / max(1, len(points.i) - size)
     covariance = torch.linalg.inv(hessian + 1e-9 * torch.eye(size, dtype=torch.float64)) * 2 * variance
     return Fit(cameras, place, covariance)
 

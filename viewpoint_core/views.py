@@ -204,6 +204,12 @@ def build_erp_view_grid(
 erp_view_grid = Kept(build_erp_view_grid)
 
 
+def check_view_size(width: int, height: int) -> None:
+    """Raise ValueError for a view without pixels."""
+    if width < 1 or height < 1:
+        raise ValueError(f"the view's size is {width} x {height}; expected positive width and height")
+
+
 def render_samples(erp_width: int, height: int, width: int, fov_deg: float | Tensor) -> int:
     """How many positions `render_view` looks up at most at once, for a field of view or those of a path (T,)."""
     return max(
@@ -231,8 +237,7 @@ def render_view(
     called once a view.
     """
     check_erp(erp)
-    if height <= 0 or width <= 0:
-        raise ValueError(f"the view's size is {width} x {height}; expected positive width and height")
+    check_view_size(width, height)
     filtered = averages(interpolation)
     angles = {"yaw_deg": yaw_deg, "pitch_deg": pitch_deg, "roll_deg": roll_deg}
     if path is None:

@@ -18,7 +18,7 @@ function asVideo(file) {
 /** Let the user choose a file; the page uploads, selects and shows it. */
 function pick(node) {
   picker.value = '' // else the same file again would change nothing
-  picker.onchange = () => node.pasteFiles(Array.from(picker.files, asVideo))
+  picker.onchange = () => node.pasteFiles?.(Array.from(picker.files, asVideo))
   picker.click()
 }
 
@@ -31,7 +31,9 @@ app.registerExtension({
     const { onDragDrop } = node
     node.onDragDrop = function (event) {
       const files = Array.from(event.dataTransfer?.files ?? [])
-      return files.some(isUnknownVideo) ? node.pasteFiles(files.map(asVideo)) : onDragDrop?.apply(this, arguments)
+      if (!files.some(isUnknownVideo)) return onDragDrop?.apply(this, arguments)
+      node.pasteFiles(files.map(asVideo))
+      return true
     }
   },
 })

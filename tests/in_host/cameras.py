@@ -1,14 +1,15 @@
 """The camera and compose nodes as the host calls them: python cameras.py HOST PACK, as in checks.py."""
 
 import asyncio
+from typing import Any
 
-from checks import torch
+from checks import comfy, host_access, torch
 from memory_peak import peak_bytes
 from running import expect_error, run_checks
 
 # isort: split
 # found once checks has put the host and the pack on the path
-import comfy.utils
+
 import execution
 import pack.nodes.memory as memory
 from pack.nodes import NODES
@@ -232,12 +233,14 @@ def check_every_conversion_counts_its_frames_and_ends_when_it_is_cancelled() -> 
     turns = {name: ANGLES[name] for name in ("yaw_deg", "pitch_deg", "roll_deg")}
     steps: list[int] = []
 
-    def hook(value: int, total: int, *_: object, **__: object) -> None:
-        steps.append(total)
+    def count(bar: Any, value: int) -> None:  # newer hosts tell their hook of a part of the steps only
+        assert value == 1
+        steps.append(bar.total)
         if len(steps) == stop_at:
             raise InterruptedError
 
-    comfy.utils.set_progress_bar_global_hook(hook)
+    update = host_access.CancellableBar.update
+    host_access.CancellableBar.update = count
     try:
         for call, total in (
             (lambda: ViewPointFromERP.execute(erp, 64, "bicubic"), 5),
@@ -263,7 +266,39 @@ def check_every_conversion_counts_its_frames_and_ends_when_it_is_cancelled() -> 
                 raise AssertionError("went on to its end")
             steps.clear()
     finally:
-        comfy.utils.set_progress_bar_global_hook(None)
+        host_access.CancellableBar.update = update
+
+
+def check_each_step_of_the_progress_bar_heeds_a_cancel() -> None:
+    bar = host_access.progress_bar(10_000)
+    for _ in range(3):
+        bar.update(1)
+    comfy.model_management.interrupt_current_processing(True)
+    try:
+        bar.update(1)
+    except comfy.model_management.InterruptProcessingException:
+        assert bar.current == 3
+    else:
+        raise AssertionError("went on")
+
+
+def check_sizes_that_cannot_be_are_refused_in_words_before_anything_is_reckoned() -> None:
+    """Links give what the widgets do not."""
+    narrow, clip = torch.zeros(1, 64, 1, 3), look(None)
+    expect_error(lambda: ViewPointToCubemap.execute(narrow, 0, True, "bicubic"), "square")
+    expect_error(lambda: ViewPointToERP.execute(narrow, 0, True, "bicubic"), "square")
+    expect_error(lambda: ViewPointFromERP.execute(world(), 0, "bicubic"), "map's side is 0")
+    expect_error(lambda: ViewPointPlaceView.execute(clip, 0, 0, "bicubic", **ANGLES), "map's side is 0")
+    faces = dict.fromkeys(("front", "right", "back", "left", "up", "down"), clip)
+    expect_error(lambda: ViewPointFromCubemap.execute(0, "bicubic", **faces), "map's side is 0")
+    expect_error(lambda: ViewPointRenderView.execute(world(), 0, 16, "bicubic", **ANGLES), "0 x 16; expected positive")
+
+
+def check_angles_that_are_no_numbers_are_refused() -> None:
+    nowhere = {**ANGLES, "yaw_deg": float("nan")}
+    expect_error(lambda: ViewPointRenderView.execute(world(), 16, 16, "bicubic", **nowhere), "expected finite degrees")
+    del nowhere["fov_deg"]
+    expect_error(lambda: ViewPointReorient.execute(world(), "bicubic", **nowhere), "expected finite degrees")
 
 
 def check_a_flat_clip_is_refused_or_held() -> None:

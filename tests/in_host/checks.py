@@ -153,7 +153,7 @@ def check_patching_twice_is_refused() -> None:
 
 
 def check_a_16_channel_model_is_refused_with_the_way_out() -> None:
-    cond = {"noise_concat": torch.zeros(1, 17, *LATENT[2:])}
+    cond = {"noise_concat": torch.zeros(1, 17, *LATENT[2:]), "cross_attn": PROMPT}
     conds = {"positive": [cond], "negative": [cond]}
     expect_error(lambda: model_nodes.check_sampling(load(16), conds, torch.zeros(LATENT)), "viewpoint_core.inflate")
     model_nodes.check_sampling(load(33), conds, torch.zeros(LATENT))
@@ -275,8 +275,11 @@ def check_an_embedding_of_another_encoder_is_neither_saved_nor_loaded() -> None:
     from pack.nodes.text_embedding import ViewPointSaveTextEmbedding, read_embedding, write_embedding
 
     with tempfile.TemporaryDirectory() as work:
-        for shape in ((1, 5, 768), (2, 5, 4096), (5, 4096)):
-            words = f"got an embedding {shape}; expected (1, tokens, 4096)"
+        for shape, words in (
+            ((1, 5, 768), "got an embedding (1, 5, 768); expected (batch, tokens, 4096)"),
+            ((2, 5, 4096), "got a batch of 2 prompts (2, 5, 4096); expected one"),
+            ((5, 4096), "got an embedding (5, 4096); expected (batch, tokens, 4096)"),
+        ):
             expect_error(
                 lambda shape=shape: ViewPointSaveTextEmbedding.execute([[torch.zeros(shape), {}]], "x"),
                 f"conditioning: {words}",
@@ -440,10 +443,52 @@ def check_conditioning_from_elsewhere_and_other_sizes_are_refused() -> None:
     expect_error(lambda: model_nodes.check_sampling(load(33), other, latent), "(2, 8, 8)")
 
 
+PROMPT = torch.zeros(1, 4, 4096)
+OTHER_PROMPTS = (None, torch.zeros(1, 77, 768), torch.zeros(4, 4096), torch.zeros(1, 0, 4096), PROMPT / 0)
+
+
+def check_prompts_of_another_text_encoder_are_refused_before_the_vae_runs() -> None:
+    from pack.nodes.conditioning import ViewPointConditioning
+
+    for prompt in OTHER_PROMPTS:
+        for name, prompts in {"positive": (prompt, PROMPT), "negative": (PROMPT, prompt)}.items():
+            both = [[[embedding, {}]] for embedding in prompts]
+            # an object that encodes nothing stands for the VAE
+            expect_error(lambda both=both: ViewPointConditioning.execute(*both, object(), 64, 1), f"{name}: ")
+
+
+def check_masks_of_other_types_are_taken_as_they_are_meant_or_refused() -> None:
+    from pack.nodes.convert import mask_to_frames
+
+    mask = torch.tensor([[[True, False], [False, True]]])
+    assert torch.equal(mask_to_frames(mask, "mask", 3, 2, 2), mask.float().expand(3, -1, -1))
+    expect_error(lambda: mask_to_frames(mask.byte(), "mask", 1, 2, 2), "got a mask of torch.uint8; expected floats")
+
+
+def check_noise_levels_that_are_no_numbers_end_in_an_error_not_in_a_latent_of_nan() -> None:
+    """The host's kl_optimal divides by the number of steps less one."""
+    from pack.nodes.sampling import ViewPointSampler
+
+    prompt = [[PROMPT, {"noise_concat": torch.zeros(1, 17, *LATENT[2:])}]]
+    values = {"seed": 0, "steps": 1, "cfg": 1.0, "sampler_name": "euler", "scheduler": "kl_optimal", "denoise": 1.0}
+    latent = {"samples": torch.zeros(LATENT)}
+    expect_error(
+        lambda: ViewPointSampler.execute(load(33), prompt, prompt, latent, "alternating", 5.0, **values),
+        "what euler with scheduler kl_optimal made in 1 step(s): ",
+    )
+
+
 def check_what_does_not_fit_on_a_map_is_refused_before_sampling() -> None:
     model, latent = load(33), torch.zeros(LATENT)
-    good = {"noise_concat": torch.zeros(1, 17, *LATENT[2:])}
+    good = {"noise_concat": torch.zeros(1, 17, *LATENT[2:]), "cross_attn": PROMPT, "set_area_to_bounds": False}
     model_nodes.check_sampling(model, {"positive": [good], "negative": [good]}, latent)
+    bounds = {"positive": [good | {"set_area_to_bounds": True}]}
+    expect_error(lambda: model_nodes.check_sampling(model, bounds, latent), "carries set_area_to_bounds")
+    for prompt in OTHER_PROMPTS:
+        conds = {"positive": [good], "negative": [good | {"cross_attn": prompt}]}
+        expect_error(
+            lambda conds=conds: model_nodes.check_sampling(model, conds, latent), "the negative conditioning: "
+        )
     for key in ("reference_latents", "time_dim_concat", "concat_latent_image", "clip_vision_output", "area"):
         conds = {"positive": [good | {key: [torch.zeros(LATENT)]}], "negative": [good]}
         expect_error(lambda conds=conds: model_nodes.check_sampling(model, conds, latent), f"carries {key}")
