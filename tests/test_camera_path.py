@@ -1,9 +1,11 @@
 """Camera paths: keyframes, rotations, cuts, and clips placed and rendered along them."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from tests.analytic import smooth
@@ -132,7 +134,9 @@ def test_linear_moves_at_constant_speed_and_slerp_turns_at_constant_speed() -> N
     for name in ANGLES:
         steps = getattr(path, name).diff()
         torch.testing.assert_close(steps, steps[:1].expand(8))
-    rotations = typed("0: 0 -20 10 90\n8: 80 40 -30 50", 9, "slerp").rotations()
+    turning = typed("0: 0 -20 10 90\n8: 80 40 -30 50", 9, "slerp")
+    torch.testing.assert_close(turning.fov_deg, path.fov_deg)
+    rotations = turning.rotations()
     steps = degrees(rotations[:-1].mT @ rotations[1:])
     torch.testing.assert_close(steps, steps[:1].expand(8))
     assert float(steps.sum()) == pytest.approx(float(degrees(rotations[0].T @ rotations[8])))
@@ -155,6 +159,13 @@ def test_smooth_starts_and_stops_gently_and_never_overshoots() -> None:
 def test_smooth_keeps_its_speed_through_keyframes_on_a_line() -> None:
     path = typed("0: 0 0 0 90\n20: 20 0 0 90\n40: 40 0 0 90\n60: 60 0 0 90", 61)
     assert float(path.yaw_deg.diff()[20:40].sub(1).abs().max()) < 1e-9
+
+
+def test_between_inner_keyframes_smooth_is_the_monotone_cubic_of_fritsch_and_butland() -> None:
+    times, yaws = [0, 4, 13, 15, 30], [0, 10, 40, 80, 90]
+    path = typed("\n".join(f"{time}: {yaw} 0 0 90" for time, yaw in zip(times, yaws, strict=True)), 31)
+    expected = PchipInterpolator(times, yaws)(range(4, 16))
+    torch.testing.assert_close(path.yaw_deg[4:16], torch.from_numpy(expected))
 
 
 def test_slerp_goes_over_the_zenith() -> None:
@@ -211,8 +222,13 @@ def test_bad_paths_are_refused() -> None:
     with pytest.raises(ValueError, match="interpolation is 'cubic'"):
         typed("0: 0 0 0 90", 5, "cubic")
     nothing = torch.zeros(3).double()
-    with pytest.raises(ValueError, match="between 0 and 180"):
-        CameraPath(nothing, nothing, nothing, nothing)
+    for fovs in ([0, 0, 0], [90, 0, 60], [90, 180, 60]):
+        with pytest.raises(ValueError, match="between 0 and 180"):
+            CameraPath(nothing, nothing, nothing, torch.tensor(fovs).double())
+    with pytest.raises(ValueError, match="once per frame"):
+        CameraPath(*[nothing[:, None] + 90] * 4)
+    with pytest.raises(ValueError, match="no keyframe was given"):
+        path_from_keyframes([], 5)
     with pytest.raises(ValueError, match="once per frame"):
         CameraPath(nothing, nothing, nothing, nothing[:2] + 90)
     with pytest.raises(ValueError, match="yaw_deg .*not finite"):
@@ -230,6 +246,10 @@ def test_a_path_is_cut_and_held_only_when_asked() -> None:
     assert torch.equal(part.yaw_deg, path.yaw_deg[2:5])
     held = hold_path(part, 5)
     assert torch.equal(held.yaw_deg, path.yaw_deg[[2, 3, 4, 4, 4]])
+    assert torch.equal(cut_path(path, 2, 4).yaw_deg, path.yaw_deg[2:])
+    sure = replace(path, confidence=torch.arange(6) / 6)
+    assert torch.equal(hold_path(cut_path(sure, 2, 3), 5).confidence, sure.confidence[[2, 3, 4, 4, 4]])
+    assert torch.equal(sure.turned(10).confidence, sure.confidence)
     for start, length in ((0, 7), (4, 3), (-1, 2)):
         with pytest.raises(ValueError, match="of a camera path of 6 frames"):
             cut_path(path, start, length)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from tests.checkpoints import (
     BLOCKS,
@@ -102,6 +103,13 @@ def test_metadata_says_what_the_model_is_and_keeps_what_was_there(
         "viewpoint.perspective_blocks": blocks,
     }
     assert perspective_blocks(schedule_from_metadata(metadata), BLOCKS) == perspective_blocks(schedule, BLOCKS)
+
+
+def test_what_any_shard_says_is_kept(tmp_path: Path) -> None:
+    for number, (name, weight) in enumerate(list(stock().items())[:2], start=1):
+        file = tmp_path / f"model-{number:05}-of-00002.safetensors"
+        save_file({name: weight}, file, metadata={f"of shard {number}": "yes"})
+    assert read_checkpoint(tmp_path)[1] == {"of shard 1": "yes", "of shard 2": "yes"}
 
 
 @pytest.mark.parametrize("metadata", [None, {}, {"format": "pt"}])
@@ -212,6 +220,8 @@ def test_the_command_line_writes_the_file_and_prints_its_path(tmp_path: Path, ca
     assert "exists" in said.err
     assert said.out == ""
     assert main([*arguments, "--force"]) == 0
+    assert main([*arguments[:2], "--force"]) == 0
+    assert read_checkpoint(tmp_path / "out.safetensors")[1]["viewpoint.perspective_blocks"] == "1", "alternating"
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,7 @@ def test_soft_masks_blend_and_nothing_unknown_shines_through(feather_deg: float)
     alone, known = compose_maps(torch.zeros_like(lower), torch.zeros_like(ramp), upper, ramp, feather_deg=feather_deg)
     assert torch.equal(known, ramp)
     assert float((alone[0, :, known[0] > 0] - 0.7).abs().max()) < 1e-5
+    assert bool((alone[0, :, known[0] == 0] == 0.5).all())
 
 
 def test_each_frame_has_its_own_masks() -> None:
@@ -169,8 +170,9 @@ def test_maps_that_do_not_fit_are_refused_in_plain_words() -> None:
         compose_maps(maps, masks, torch.zeros(2, 3, 96, 96), torch.ones(2, 96, 96))
     with pytest.raises(ValueError, match="upper map .* and its mask .* do not fit"):
         compose_maps(maps, masks, maps, masks[:, :32])
-    with pytest.raises(ValueError, match="feather_deg is 91; expected 0 to 90"):
-        compose_maps(maps, masks, maps, masks, feather_deg=91)
+    for feather_deg in (-1, 91):
+        with pytest.raises(ValueError, match=f"feather_deg is {feather_deg}; expected 0 to 90"):
+            compose_maps(maps, masks, maps, masks, feather_deg=feather_deg)
 
 
 def test_every_frame_is_told_and_the_maps_lie_as_an_image() -> None:
@@ -206,9 +208,18 @@ def test_nothing_unknown_bleeds_into_a_partial_panorama(height: int, interpolati
     assert float((constant[0][:, known[0] > 0] - 0.8).abs().max()) < 1e-5
 
 
+def test_labels_of_a_partial_panorama_are_not_mixed_by_nearest() -> None:
+    erp, mask = partial_world(64)
+    labels = torch.where(mask[:, None] > 0, (erp > 0.5).float(), erp)
+    maps, known = partial_erp_to_viewpoint(labels, mask, 128, interpolation="nearest")
+    assert maps[0][:, known[0] > 0].unique().tolist() == [0, 1]
+
+
 def test_a_wholly_known_partial_panorama_is_the_panorama() -> None:
     erp = torch.rand(2, 3, 64, 128, generator=torch.Generator().manual_seed(0))
-    maps, known = partial_erp_to_viewpoint(erp, torch.ones(2, 64, 128), 128)
+    told: list[int] = []
+    maps, known = partial_erp_to_viewpoint(erp, torch.ones(2, 64, 128), 128, on_frame=lambda: told.append(1))
+    assert len(told) == 2
     assert torch.equal(maps, erp_to_viewpoint(erp, 128))
     assert bool((known == 1).all())
 
@@ -228,3 +239,5 @@ def test_a_soft_mask_keeps_its_values_and_its_colours() -> None:
 def test_a_mask_that_does_not_fit_a_panorama_is_refused() -> None:
     with pytest.raises(ValueError, match="and their mask .* do not fit"):
         partial_erp_to_viewpoint(torch.zeros(2, 3, 32, 64), torch.ones(1, 32, 64), 64)
+    with pytest.raises(ValueError, match="and their mask .* do not fit"):
+        partial_erp_to_viewpoint(torch.zeros(3, 32, 64), torch.ones(3, 32, 64), 64)

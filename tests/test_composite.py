@@ -73,6 +73,14 @@ def sheared(image: Tensor) -> Tensor:
     return image * torch.tensor([0.7, 0.9, 1.1])[:, None, None] + torch.tensor([0.2, 0.0, -0.05])[:, None, None]
 
 
+def test_the_contrast_is_at_most_doubled_or_halved_and_a_flat_picture_keeps_its_own() -> None:
+    ramp = torch.linspace(0, 1, 9)[:, None]
+    for source, target, gain in ((ramp, 0.1 * ramp, 0.5), (0.1 * ramp, ramp, 2.0), (0 * ramp, ramp, 1.0)):
+        match = composite.match_colours(source, target, torch.ones(9))
+        assert float(match.gain) == gain
+        assert float(match.apply(source.T[..., None]).mean()) == pytest.approx(float(target.mean()), abs=1e-6)
+
+
 @pytest.mark.parametrize("colour_match", COLOUR_MATCHES[:2])
 def test_colours_are_matched_once_for_the_whole_clip(colour_match: str) -> None:
     world = smooth(erp_directions(128, 256)).expand(3, -1, -1, -1)
@@ -174,12 +182,23 @@ def test_a_view_too_small_for_any_pixel_is_refused(colour_match: str, words: str
         )
 
 
+def test_each_camera_of_a_path_must_show_enough_to_match_colours_by() -> None:
+    nothing = torch.zeros(2).double()
+    path = CameraPath(nothing, nothing, nothing, torch.tensor([90, 0.0625]).double())
+    with pytest.raises(ValueError, match="a view of 0.0625 degrees is too small to match"):
+        composite_view(torch.zeros(2, 3, 32, 64), torch.zeros(2, 3, 16, 16), path=path, feather_deg=0)
+
+
 def test_bad_composites_are_refused_in_plain_words() -> None:
     erp, view = torch.zeros(2, 3, 32, 64), torch.zeros(2, 3, 16, 16)
     with pytest.raises(ValueError, match="panorama has 1 frames .* and the clip 2 .*expected at most as many"):
         composite_view(erp[:1], view)
     with pytest.raises(ValueError, match="feather_deg is 46, but .* spans 45.0 degrees"):
         composite_view(erp, view, feather_deg=46)
+    with pytest.raises(ValueError, match="feather_deg is 30, but .* spans 26.6 degrees"):
+        composite_view(erp, torch.zeros(2, 3, 8, 16), feather_deg=30)
+    with pytest.raises(ValueError, match="and the same channels"):
+        composite_view(erp, torch.zeros(2, 4, 16, 16))
     with pytest.raises(ValueError, match="feather_deg is -1"):
         composite_view(erp, view, feather_deg=-1)
     with pytest.raises(ValueError, match="colour_match is 'auto'"):

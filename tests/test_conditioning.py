@@ -17,6 +17,7 @@ from viewpoint_core.conditioning import (
     latent_shape,
     mask_to_latent,
     pack_known,
+    video_frames,
 )
 from viewpoint_core.hold import extend_held, extend_unknown, known_whenever_seen
 from viewpoint_core.resample import GREY
@@ -46,6 +47,7 @@ def slow_mask_to_latent(mask: Tensor) -> Tensor:
 @pytest.mark.parametrize(("length", "frames"), [(1, 1), (5, 2), (9, 3), (49, 13), (81, 21)])
 def test_latent_frames_count_the_first_frame_alone_and_then_four_at_a_time(length: int, frames: int) -> None:
     assert latent_frames(length) == frames
+    assert video_frames(frames) == length
 
 
 @settings(derandomize=True, deadline=None, database=None)

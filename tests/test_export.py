@@ -129,6 +129,7 @@ PATCH_KEY = f"{lora.COMFY_PREFIX}{lora.PATCH}."
         ({f"{PATCH_KEY}alpha": torch.tensor(66.0)}, "has alpha 66; the model's LoRA has 132"),
         ({f"{PATCH_KEY}lora_down.weight": torch.zeros(132, 16, 1, 2, 2)}, r"expected \(132, 33, 1, 2, 2\)"),
         ({f"{PATCH_KEY}lora_up.weight": torch.zeros(64, 132)}, r"lora_up.weight is \(64, 132\)"),
+        ({"diffusion_model.blocks.2.ffn.0.lora_A.weight": torch.zeros(4, 128)}, "blocks.2.* is in one of them only"),
     ],
 )
 def test_a_lora_whose_patch_embedding_does_not_fit_is_refused_and_nothing_changes(
@@ -142,6 +143,16 @@ def test_a_lora_whose_patch_embedding_does_not_fit_is_refused_and_nothing_change
     with pytest.raises(ValueError, match=words):
         lora.load_comfy_lora(model, tensors | change)
     assert all(torch.equal(tensor, before[name]) for name, tensor in lora.lora_state(model).items())
+
+
+def test_a_lora_of_other_blocks_or_of_another_base_is_refused_where_its_file_says_so(tmp_path: Path) -> None:
+    model = lora_model(tmp_path)
+    for said in ({}, {METADATA_BLOCKS: "1"}, {lora.LORA_BASE: "16"}):
+        lora.check_origin(model, said, 16)
+    with pytest.raises(ValueError, match="Perspective blocks 0, this run has 1"):
+        lora.check_origin(model, {METADATA_BLOCKS: "0"}, 16)
+    with pytest.raises(ValueError, match="a model of 33 channels; this one takes 16"):
+        lora.check_origin(model, {lora.LORA_BASE: "33"}, 16)
 
 
 def test_a_lora_without_alpha_has_the_scale_1_as_in_comfyui(tmp_path: Path) -> None:
@@ -162,14 +173,23 @@ def test_the_frozen_side_of_the_patch_embedding_may_be_left_out_but_not_be_anoth
     assert all(torch.equal(tensor, without[key]) for key, tensor in whole.items())
     with pytest.raises(ValueError, match="no identity"):
         lora.comfy_lora(state | {"patch_embedding.lora_A.weight": 2 * down}, 8)
+    with pytest.raises(ValueError, match="lora_B.bias is no LoRA tensor"):
+        lora.comfy_lora(state | {"blocks.0.attn1.to_q.lora_B.bias": torch.zeros(4)}, 8)
     with pytest.raises(ValueError, match="no patch embedding"):
         lora.comfy_lora({key: tensor for key, tensor in state.items() if "patch" not in key}, 8)
 
 
-def saved_run(tmp_path: Path, model: wan.WanTransformer3DModel, mode: str, base: int = 16, alpha: float = 8.0) -> Path:
+def saved_run(
+    tmp_path: Path,
+    model: wan.WanTransformer3DModel,
+    mode: str,
+    base: int = 16,
+    alpha: float = 8.0,
+    averages: bool = True,
+) -> Path:
     """A run's output folder with one checkpoint, as the trainer writes it; its average is twice the weights."""
     optimizer = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad])
-    average = {name: 2 * parameter.detach() for name, parameter in trained_parameters(model).items()}
+    average = {name: 2 * weight.detach() for name, weight in trained_parameters(model).items() if averages}
     facts = {
         "mode": mode,
         "lora_alpha": alpha,
@@ -224,6 +244,13 @@ def test_a_lora_comes_back_at_an_alpha_that_float32_does_not_hold(tmp_path: Path
     other = wan.prepare_transformer(tmp_path / "stock.safetensors", "alternating")
     lora.add_lora(other, 4, 0.1)
     lora.load_comfy_lora(other, load_file(target))
+
+
+def test_nothing_is_said_of_an_average_where_a_run_kept_none(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run, target = saved_run(tmp_path, lora_model(tmp_path), "lora", averages=False), tmp_path / "out.safetensors"
+    assert export.main(["lora", str(run), str(target)]) == 0
+    assert "average" not in capsys.readouterr().err
+    refused(capsys, "holds no average", "lora", run, target, "--ema", "--force")
 
 
 def test_another_alpha_than_a_runs_own_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -324,6 +351,12 @@ def test_a_stock_model_becomes_a_diffusers_folder_without_a_schedule(tmp_path: P
     assert METADATA_BLOCKS not in read_checkpoint(wan.transformer_source(tmp_path / "folder"))[1]
     again = wan.WanTransformer3DModel.from_pretrained(tmp_path / "folder").state_dict()
     assert all(torch.equal(again[name], t) for name, t in wan.load_transformer(source).state_dict().items())
+
+
+def test_a_diffusers_folder_keeps_the_schedule_that_is_passed(tmp_path: Path) -> None:
+    source = write_model(tmp_path / "silent.safetensors", 33)
+    assert export.main(["diffusers", str(source), str(tmp_path / "folder"), "--schedule", "0"]) == 0
+    assert read_checkpoint(wan.transformer_source(tmp_path / "folder"))[1] == viewpoint_metadata((0,), 33)
 
 
 def test_bad_checkpoints_are_refused_in_words(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

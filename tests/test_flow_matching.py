@@ -42,6 +42,22 @@ def test_noise_levels_follow_their_distributions() -> None:
         flow_matching.sample_sigmas(1, "cosmap")
 
 
+@pytest.mark.parametrize("shift", [0.0, -1.0])
+def test_a_shift_that_is_not_positive_is_refused(shift: float) -> None:
+    with pytest.raises(ValueError, match="shift is .*; expected a positive number"):
+        flow_matching.shift_sigma(torch.tensor(0.5), shift)
+
+
+def test_all_noise_levels_are_shifted_those_of_training_of_losses_and_of_samples() -> None:
+    for levels in (
+        lambda shift: flow_matching.fixed_sigmas(4, "uniform", shift),
+        lambda shift: flow_matching.sampling_sigmas(4, shift),
+        lambda shift: flow_matching.sample_sigmas(4, shift=shift, generator=torch.Generator().manual_seed(0)),
+    ):
+        assert torch.allclose(levels(5.0), flow_matching.shift_sigma(levels(1.0), 5.0))
+        assert not torch.equal(levels(5.0), levels(1.0))
+
+
 def test_the_fixed_levels_are_always_the_same_and_rise() -> None:
     levels = flow_matching.fixed_sigmas(5)
     assert torch.equal(levels, flow_matching.fixed_sigmas(5))
@@ -54,6 +70,8 @@ def test_the_loss_is_each_samples_own_mean_square() -> None:
     loss = flow_matching.flow_loss(predicted, target)
     assert loss.dtype == torch.float32
     assert torch.allclose(loss[1], torch.nn.functional.mse_loss(predicted[1].float(), target[1]))
+    both = flow_matching.flow_loss(predicted, target.bfloat16())
+    assert torch.equal(both, flow_matching.flow_loss(predicted.float(), target.bfloat16().float()))
 
 
 def test_euler_follows_a_straight_path_to_its_end_in_any_number_of_steps() -> None:
@@ -63,3 +81,15 @@ def test_euler_follows_a_straight_path_to_its_end_in_any_number_of_steps() -> No
         assert (float(sigmas[0]), float(sigmas[-1]), len(sigmas)) == (1.0, 0.0, steps + 1)
         reached = flow_matching.euler_sample(lambda x, sigma: noise - x_0, noise, sigmas)
         assert torch.allclose(reached, x_0, atol=1e-6)
+
+
+def test_euler_asks_at_the_noise_level_that_it_stands_at() -> None:
+    asked: list[float] = []
+
+    def predict(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        asked.append(float(sigma[1]))
+        return torch.zeros_like(x)
+
+    sigmas = flow_matching.sampling_sigmas(3, 2.0)
+    flow_matching.euler_sample(predict, torch.zeros(2, 3), sigmas)
+    assert asked == sigmas[:-1].tolist()

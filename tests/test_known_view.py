@@ -62,8 +62,8 @@ def assert_fills(values: list[float], low: float, high: float) -> None:
 
 def test_wide_views_fill_their_ranges() -> None:
     views, ranges = wide_views(300), known_view.WIDE_RANGE
-    for name in ("yaw_deg", "pitch_deg", "roll_deg"):
-        assert_fills([getattr(view, name) for view in views], *getattr(ranges, name))
+    for name, most in (("yaw_deg", 180), ("pitch_deg", 45), ("roll_deg", 15)):
+        assert_fills([getattr(view, name) for view in views], -most, most)
     assert {view.aspect for view in views} == set(ranges.aspects) == {1, 4 / 3, 3 / 4, 16 / 9, 9 / 16}
 
 

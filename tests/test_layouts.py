@@ -1,5 +1,7 @@
 """The pictures that a panorama may be trained as: sizes, directions, and back to ERP."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -56,6 +58,26 @@ def test_a_fine_panorama_is_filtered(layout: str) -> None:
     assert (middle - 0.5).abs().mean() < 0.06
 
 
+@pytest.mark.parametrize("layout", [ERP, CUBEMAP])
+def test_filtering_begins_where_a_panorama_is_finer_than_the_picture_and_not_before(layout: str) -> None:
+    height, width = picture_size(layout, 256)
+    around = width if layout == ERP else round(height / 4 * 2 * math.pi)  # a face's middle sets the density
+    assert layouts.erp_source_grid(layout, 256, around // 4 * 4).factor == 1
+    fine = layouts.erp_source_grid(layout, 256, 16 * (around // 4))
+    assert fine.factor * fine.reduction == pytest.approx(4, abs=1)
+
+
+@pytest.mark.parametrize("layout", [ERP, CUBEMAP])
+def test_a_panoramas_seam_leaves_no_trace_in_a_picture(layout: str) -> None:
+    noise = torch.rand(1, 3, 128, 256, generator=torch.Generator().manual_seed(0))
+    picture, turned = from_erp(noise, layout, 256), from_erp(noise.roll(64, -1), layout, 256)
+    if layout == ERP:
+        assert torch.allclose(turned, picture.roll(picture.shape[-1] // 4, -1), atol=1e-4)
+    else:  # F and R become R and B, B and L become L and F
+        faces, others = picture_to_faces(picture)[0], picture_to_faces(turned)[0]
+        assert torch.allclose(others[[1, 2, 3, 0]], faces[[0, 1, 2, 3]], atol=1e-4)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_bands_change_nothing(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
     erp = smooth_erp(512)
@@ -91,6 +113,8 @@ def test_a_view_covers_its_sixth_of_a_cubemap_and_of_the_sphere() -> None:
 def test_an_unknown_layout_and_one_with_perspective_blocks_are_refused() -> None:
     with pytest.raises(ValueError, match="expected one of viewpoint, erp, cubemap"):
         picture_size("fisheye", 256)
+    with pytest.raises(ValueError, match="expected one of viewpoint, erp, cubemap"):
+        to_erp(smooth_erp(64), "fisheye", 64)
     given = {"model": "m", "vae": "v", "cache": "c", "output": "o"}
     check_values(TrainingConfig(**given, layout=ERP, schedule="pano"))
     check_values(TrainingConfig(**given, layout=VIEWPOINT))

@@ -1,6 +1,7 @@
 """Muon moves the blocks' matrices along orthogonal directions, AdamW all else, and both live in one checkpoint."""
 
 import math
+from copy import deepcopy
 from types import SimpleNamespace
 
 import pytest
@@ -77,7 +78,8 @@ def test_a_kernel_moves_as_the_matrix_of_its_output_channels() -> None:
     torch.testing.assert_close(kernel.flatten(1), matrix)
     names = {name for name, weight in new_vae(8, 0).named_parameters() if is_inner_kernel(name, weight)}
     assert "decoder.up_blocks.0.resnets.0.conv1.weight" in names
-    assert not [name for name in names if "conv_in" in name or "conv_out" in name or "norm" in name or "bias" in name]
+    left = ("conv_in", "conv_out", "quant_conv", "norm", "bias")
+    assert not [name for name in names if any(part in name for part in left)]
 
 
 def test_a_matrix_moves_by_adamws_length_whatever_its_gradients_size() -> None:
@@ -96,7 +98,7 @@ def test_a_matrix_moves_by_adamws_length_whatever_its_gradients_size() -> None:
 
 def test_momentum_and_decay_follow_their_recurrence() -> None:
     model = Net()
-    optimizer = Muon(model.named_parameters(), lr=0.01, weight_decay=0.1)
+    optimizer = Muon(model.named_parameters(), lr=0.01, weight_decay=5)  # far above what is tolerated below
     weight, momentum = model.blocks[1].weight, torch.zeros(48, 96)
     for number in range(3):
         before = weight.detach().clone()
@@ -107,8 +109,17 @@ def test_momentum_and_decay_follow_their_recurrence() -> None:
         # Newton-Schulz in bfloat16 makes much of the last bit: what it is given must agree exactly
         ahead = gradient.lerp(kept, MOMENTUM)
         torch.testing.assert_close(ahead, MOMENTUM * momentum + (1 - MOMENTUM) * gradient, rtol=1e-5, atol=1e-7)
-        expected = before * (1 - 0.01 * 0.1) - 0.01 * ADAMW_LENGTH * math.sqrt(96) * orthogonalised(ahead)
+        expected = before * (1 - 0.01 * 5) - 0.01 * ADAMW_LENGTH * math.sqrt(96) * orthogonalised(ahead)
         torch.testing.assert_close(weight.detach(), expected, rtol=1e-3, atol=2e-5)
+
+
+def test_a_matrix_without_a_gradient_stays() -> None:
+    model = Net()
+    before = model.blocks[1].weight.detach().clone()
+    optimizer = Muon(model.named_parameters(), lr=0.01)
+    model.blocks[0](torch.ones(1, 48)).sum().backward()
+    optimizer.step()
+    assert torch.equal(model.blocks[1].weight, before)
 
 
 def test_all_else_moves_exactly_as_adamw_moves_it() -> None:
@@ -124,6 +135,18 @@ def test_all_else_moves_exactly_as_adamw_moves_it() -> None:
     for name, weight in one.named_parameters():
         same = torch.equal(weight, dict(other.named_parameters())[name])
         assert same != is_block_matrix(name, weight), name
+
+
+def test_a_loaded_state_goes_on_as_the_one_that_was_kept() -> None:
+    one, other = Net(), Net()
+    muon = Muon(one.named_parameters(), lr=0.01)
+    step(one, muon, 0)
+    other.load_state_dict(one.state_dict())
+    again = Muon(other.named_parameters(), lr=0.01)
+    again.load_state_dict(deepcopy(muon.state_dict()))  # or both would move one momentum
+    for model, optimizer in ((one, muon), (other, again)):
+        step(model, optimizer, 1)
+    assert all(torch.equal(*pair) for pair in zip(one.parameters(), other.parameters(), strict=True))
 
 
 def test_it_takes_the_matrices_of_blocks_wherever_they_hang() -> None:

@@ -44,6 +44,22 @@ def test_codes_have_mean_0_and_variance_1_and_no_correlation(codes: PatchCodes) 
         assert (rows @ rows.T / rows.shape[1] - torch.eye(16)).abs().max() < 0.02
 
 
+def test_codes_of_dark_clips_have_mean_0_and_variance_1_too() -> None:
+    dark = [clip // 3 for clip in clips()]
+    code = fit_codes(dark)(torch.stack([map_to_video(clip) for clip in dark]))
+    for part in (code[:, :, :1], code[:, :, 1:]):
+        rows = part.transpose(0, 1).flatten(1)
+        assert rows.mean(1).abs().max() < 1e-2
+        assert (rows.var(1) - 1).abs().max() < 0.02
+
+
+def test_codes_of_clips_that_are_all_alike_are_finite() -> None:
+    grey = [torch.full((3, 5, 16, 16), 100, dtype=torch.uint8)] * 2
+    code = fit_codes(grey)(map_to_video(grey[0])[None])
+    assert bool(torch.isfinite(code).all())
+    assert float(code.abs().max()) < 0.1
+
+
 def test_no_sixteen_numbers_tell_more_of_a_patch_linearly(codes: PatchCodes) -> None:
     """The best reconstruction from the code is that of the singular value decomposition."""
     video = torch.stack([map_to_video(clip) for clip in clips()])

@@ -26,6 +26,16 @@ def test_an_epoch_shows_every_item_in_batches_of_one_bucket() -> None:
     assert batches != epoch_batches(BUCKETS, 2, seed=1, epoch=0)
 
 
+def test_a_buckets_last_batch_is_filled_from_its_start() -> None:
+    batches = epoch_batches({(13, 32, 32): list(range(7))}, 5, seed=0, epoch=0)
+    assert [len(set(batch)) for batch in batches] == [5, 5]
+    assert sorted(Counter(index for batch in batches for index in batch).values()) == [1] * 4 + [2] * 3
+
+
+def test_the_order_in_which_a_cache_lists_its_buckets_does_not_count() -> None:
+    assert epoch_batches(dict(reversed(BUCKETS.items())), 2, seed=0, epoch=0) == epoch_batches(BUCKETS, 2, 0, 0)
+
+
 @pytest.mark.parametrize("first", [0, 1, 5, 6, 7, 23])
 def test_the_plan_goes_on_anywhere_as_if_it_had_never_stopped(first: int) -> None:
     whole = list(islice(batches_from(BUCKETS, 2, 3, 0), 40))
@@ -104,3 +114,5 @@ def test_the_learning_rate_rises_then_stays_or_falls_to_0() -> None:
     assert falling == sorted(falling, reverse=True)
     assert falling[0] == 1.0
     assert falling[-1] == pytest.approx(0.0)
+    assert lr_at(12, lr=1.0, warmup=4, steps=10, decay="cosine") == pytest.approx(0.0), "and does not rise again"
+    assert lr_at(4, lr=1.0, warmup=4, steps=4, decay="cosine") == 1.0

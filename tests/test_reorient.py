@@ -43,6 +43,32 @@ def test_a_turn_by_whole_pixels_moves_them_and_changes_none(pixels: int) -> None
     assert float((rotate_erp(noise, view_rotation(360 * pixels / 128, 0, 0)) - turned).abs().max()) < 1e-3
 
 
+def test_a_turn_by_a_part_of_a_pixel_is_a_turn() -> None:
+    turned = reorient_erp(panorama(), yaw_deg=360 * 5.08 / 128)
+    assert torch.equal(turned, rotate_erp(panorama(), view_rotation(360 * 5.08 / 128, 0, 0)))
+    assert not torch.equal(turned, panorama().roll(-5, -1))
+
+
+def test_the_seam_leaves_no_trace_in_a_turned_panorama() -> None:
+    noise = torch.rand(3, 64, 128, generator=torch.Generator().manual_seed(0))
+    turned = reorient_erp(noise, yaw_deg=17)
+    assert torch.allclose(reorient_erp(noise.roll(40, -1), yaw_deg=17), turned.roll(40, -1), atol=1e-4)
+
+
+@pytest.mark.parametrize("path", [None, still_path(1)])
+def test_labels_are_not_mixed_by_nearest(path: CameraPath | None) -> None:
+    labels = (panorama() > 0.5).float()[None]
+    turned = reorient_erp(labels, yaw_deg=20, pitch_deg=10, path=path, interpolation="nearest")
+    assert turned.unique().tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("yaw_deg", [90.0, 91.0])
+def test_each_frame_is_told(yaw_deg: float) -> None:
+    told: list[int] = []
+    reorient_erp(panorama().expand(2, -1, -1, -1), yaw_deg=yaw_deg, on_frame=lambda: told.append(1))
+    assert len(told) == 2
+
+
 def test_turning_back_gives_the_panorama_again() -> None:
     rotation = view_rotation(50, 30, -20)
     again = rotate_erp(rotate_erp(panorama(), rotation), rotation.T)
@@ -74,5 +100,7 @@ def test_what_cannot_be_turned_is_refused() -> None:
         reorient_erp(torch.zeros(3, 64, 100))
     with pytest.raises(ValueError, match="interpolation is 'cubic'"):
         reorient_erp(panorama(), interpolation="cubic")
+    with pytest.raises(ValueError, match=r"expected frames \(T, C, H, W\)"):
+        reorient_erp(panorama(), path=still_path(3))
     with pytest.raises(ValueError, match="camera path has 3 frames and erp has 2"):
         reorient_erp(torch.zeros(2, 3, 64, 128), path=still_path(3))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from viewpoint_core.replacing import partial_beside, replace_bytes, replacing, take_first_free
+from viewpoint_core.replacing import partial_beside, replace_bytes, replace_text, replacing, take_first_free
 
 
 def half_write(target: Path) -> None:
@@ -25,6 +25,34 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         partial.write_text("new")
         assert target.read_text() == "old"
     assert target.read_text() == "new"
+
+
+def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: seen.append([file.suffix for file in tmp_path.iterdir()]))
+    replace_bytes(tmp_path / "a.bin", b"whole")
+    assert seen == [[".partial"]]
+    (tmp_path / "a.bin").rename(tmp_path / "again.partial")
+    assert take_first_free(tmp_path / "again.partial", [tmp_path / "b.bin"]) == tmp_path / "b.bin"
+    assert seen == [[".partial"]] * 2
+
+
+def test_text_is_written_in_utf_8(tmp_path: Path) -> None:
+    replace_text(tmp_path / "a.txt", "a canal in 京都, café\n")
+    assert (tmp_path / "a.txt").read_bytes().decode("utf-8") == "a canal in 京都, café\n"
+
+
+def test_a_name_is_given_back_where_the_file_cannot_take_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*paths: Path) -> None:
+        raise PermissionError("not here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(Path, "replace", refuse)
+    with partial_beside(tmp_path / "a.mp4") as partial:
+        partial.write_text("whole")
+        with pytest.raises(PermissionError, match="not here"):
+            take_first_free(partial, [tmp_path / "a.mp4"])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_of_the_same_temporary_name_is_written_over_what_a_killed_run_has_left(tmp_path: Path) -> None:

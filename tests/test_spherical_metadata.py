@@ -160,6 +160,13 @@ def test_quicktimes_closing_zeros_stay_last_in_the_sample_entry(tmp_path: Path) 
     assert entry[:-4].endswith(payloads(entry[78:-4], "/sv3d")[0])
 
 
+def test_what_stands_in_a_track_beside_its_metadata_stays() -> None:
+    trak = track(b"vide", box("avc1", bytes(78)), [8])[8:] + box("uuid", bytes(16), b"another program's")
+    assert b"another program's" in spherical_metadata.mark_track(trak)
+    free = box("free", b"padding") + bytes(4)
+    assert spherical_metadata.edit(free, (b"free",), lambda payload: payload) == free
+
+
 def test_marking_twice_in_place_is_marking_once(tmp_path: Path) -> None:
     once = marked(tiny_movie("fdm"), tmp_path)
     file = tmp_path / "out.mp4"
@@ -214,18 +221,25 @@ def test_samples_are_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 # MP4: what is refused
 
 VIDEO = track(b"vide", box("avc1", bytes(78)), [8])
+HANDLER = box("hdlr", bytes(8), b"vide", bytes(13))
 BROKEN = {
     "empty": (b"", "0 bytes where a box was expected"),
     "text": (b"this is no video at all", "at byte 0 a box"),
     "webm": (b"\x1a\x45\xdf\xa3" + bytes(40), "at byte 0 a box"),
     "cut off": (tiny_movie("fdm")[:-9], "box b'moov'"),
     "no movie header": (box("ftyp", b"isom") + box("mdat", b"VID0"), "0 movie headers"),
+    "two movie headers": (box("moov", VIDEO) * 2, "2 movie headers"),
     "no video": (box("moov", track(b"soun", box("mp4a", bytes(28)), [])), "0 video tracks"),
     "two videos": (box("moov", VIDEO, VIDEO), "2 video tracks"),
     "fragments": (box("moov", VIDEO) + box("moof"), "fragments"),
+    "items beside the movie": (box("moov", VIDEO) + box("meta"), "items of its own"),
     "fragments to come": (box("moov", VIDEO, box("mvex")), "fragments"),
     "chunk outside the data": (box("moov", track(b"vide", box("avc1", bytes(78)), [9999])), "chunk at byte 9999"),
     "short chunk table": (box("moov", track(b"vide", box("avc1", bytes(78)), []).replace(b"stsd", b"stco")), ""),
+    "chunk table without its fields": (
+        box("moov", box("trak", box("mdia", HANDLER, box("minf", box("stbl", box("stco", bytes(4))))))),
+        "",
+    ),
     "child longer than its box": (box("moov", VIDEO[:-1]), "b'trak'"),
 }
 

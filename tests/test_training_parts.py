@@ -173,8 +173,8 @@ def test_the_average_follows_its_recurrence_and_steps_aside() -> None:
     for step in range(1, 6):
         with torch.no_grad():
             model.weight += 1
-        update_ema(average, model, 0.5, step)
-        decay = min(0.5, (1 + step) / (10 + step))
+        update_ema(average, model, 0.3, step)
+        decay = min(0.3, (1 + step) / (10 + step))  # from the third step on 0.3
         expected = decay * expected + (1 - decay) * model.weight.detach()
     torch.testing.assert_close(average["weight"], expected)
     before = model.weight.detach().clone()
@@ -182,6 +182,7 @@ def test_the_average_follows_its_recurrence_and_steps_aside() -> None:
         torch.testing.assert_close(model.weight.detach(), expected)
     assert torch.equal(model.weight, before)
     torch.testing.assert_close(average["weight"], expected)
+    assert start_ema(nn.ModuleDict({"module": model})).keys() == average.keys(), "also of a wrapped model"
 
 
 # Signals
@@ -275,9 +276,10 @@ def test_writing_holds_a_file_in_memory_not_all_tensors(tmp_path: Path, monkeypa
 
 def test_a_tensor_larger_than_a_file_gets_one_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "FILE_BYTES", 40)
-    sizes = {"a": 5, "b": 5, "c": 1, "d": 30, "e": 1}
+    sizes = {"a": 5, "b": 5, "c": 1, "d": 30, "e": 1, "f": 1}
     numbers = state.file_numbers({name: torch.zeros(size) for name, size in sizes.items()})
-    assert numbers == {"a": 1, "b": 1, "c": 2, "d": 3, "e": 4}
+    assert numbers == {"a": 1, "b": 1, "c": 2, "d": 3, "e": 4, "f": 4}
+    assert state.file_numbers({"d": torch.zeros(30), "e": torch.zeros(1)}) == {"d": 1, "e": 2}
 
 
 def test_only_the_newest_checkpoints_stay(tmp_path: Path) -> None:
@@ -286,6 +288,14 @@ def test_only_the_newest_checkpoints_stay(tmp_path: Path) -> None:
         save(tmp_path, step, parts)
     assert [folder.name for folder in state.checkpoints(tmp_path)] == ["step_00000002", "step_00000003"]
     assert state.newest_checkpoint(tmp_path) == tmp_path / "checkpoints" / "step_00000003"
+
+
+def test_a_checkpoint_of_the_same_step_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
+    save(tmp_path, 2, trained())
+    parts = trained(seed=1)
+    folder = save(tmp_path, 2, parts)
+    assert [entry.name for entry in folder.parent.iterdir()] == [folder.name]
+    assert torch.equal(state.gather_weights(folder)["0.weight"], parts[0].state_dict()["0.weight"])
 
 
 def test_a_checkpoint_whose_removal_was_cut_short_goes_with_the_next_one(

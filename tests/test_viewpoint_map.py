@@ -14,8 +14,8 @@ from tests.in_host.memory_peak import peak_bytes
 from viewpoint_core import map_layout, resample, viewpoint_map
 from viewpoint_core.kept import KEPT_RESULTS
 from viewpoint_core.map_layout import direction_to_subregion, erp_width_for_map, map_directions
-from viewpoint_core.resample import BAND_PIXELS, Grid
-from viewpoint_core.sphere import erp_directions
+from viewpoint_core.resample import BAND_PIXELS, Grid, filtering
+from viewpoint_core.sphere import erp_area, erp_directions
 from viewpoint_core.viewpoint_map import (
     MapLookup,
     erp_to_viewpoint,
@@ -77,6 +77,26 @@ def assert_same_lookup(one: MapLookup, other: MapLookup) -> None:
         assert torch.equal(a.y, b.y)
     assert torch.equal(one.weight, other.weight)
     assert torch.equal(one.overlap, other.overlap)
+
+
+# Sphere
+
+
+def test_the_pixels_of_a_panorama_stand_for_their_parts_of_the_sphere() -> None:
+    area = erp_area(64, 128)
+    edges = torch.linspace(math.pi / 2, -math.pi / 2, 65, dtype=torch.float64).sin()
+    torch.testing.assert_close(area.sum(1), (edges[:-1] - edges[1:]) / 2, atol=1e-6, rtol=1e-3)
+    assert float(area.sum()) == pytest.approx(1)
+    assert bool((area == area[:, :1]).all())
+
+
+def test_a_source_is_filtered_from_half_as_fine_again_on_and_shrunk_from_4_times_as_fine_on() -> None:
+    asked = {ratio: filtering(100 * ratio, 100, 4096) for ratio in (0.5, 1, 1.5, 1.6, 3.4, 4, 10)}
+    assert asked == {0.5: (1, 1), 1: (1, 1), 1.5: (1, 1), 1.6: (2, 1), 3.4: (3, 1), 4: (2, 2), 10: (2, 5)}
+    assert filtering(100, 100, 4096, 200) == (2, 1), "a part of the source is finer"
+    assert filtering(100, 100, 4096, 10_000) == (8, 1)
+    assert filtering(1000, 100, 9) == (3, 3), "no margin is wider than the source"
+    assert filtering(1000, 100, 4096, filtered=False) == (1, 1)
 
 
 # Layout
@@ -245,6 +265,15 @@ def test_a_constant_stays_constant(interpolation: str, fusion: bool) -> None:
 
 def test_fusion_of_a_consistent_map_changes_nothing() -> None:
     assert float((fuse_overlaps(smooth_map()) - smooth_map()).abs().max()) < 5e-3
+
+
+@pytest.mark.parametrize("reduction", [2, 3])
+def test_a_wide_margin_continues_the_picture_as_a_narrow_one_does(reduction: int) -> None:
+    viewpoint = smooth(map_directions(SIZE)).float()[None]
+    narrow, wide = (viewpoint_map.pad_subregions(viewpoint, margin) for margin in (3, 3 * reduction))
+    off = 3 * (reduction - 1)
+    inner = wide.unflatten(-2, (4, -1))[..., off:-off, off:-off].flatten(-3, -2)
+    assert float((inner - narrow).abs().max()) < 0.02
 
 
 # Smooth functions

@@ -76,7 +76,9 @@ def test_direction_to_view_inverts_view_directions(camera: dict[str, float]) -> 
 
 def test_a_view_does_not_see_what_is_beside_or_behind_it() -> None:
     directions = torch.tensor([[0, 0, -1], [1, 0, 0], [1.01, 0, 1], [0, 1.01, 1], [0, 0, 0.0]]).double()
-    assert not bool(direction_to_view(directions, 64, 64)[2].any())
+    x, y, seen = direction_to_view(directions, 64, 64)
+    assert not bool(seen.any())
+    assert bool(((x == 32) & (y == 32)).all()), "what is not seen is given the view's centre"
     assert bool(direction_to_view(torch.tensor([[0.99, -0.99, 1]]).double(), 64, 64)[2].all())
 
 
