@@ -8,6 +8,7 @@ robust fits.
 import heapq
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from .estimate_report import Estimate, grouped
 from .feature_matches import Matches, opencv, working_size
 from .resample import check_image
 from .rotation import rotation_angle
-from .rotation_fit import INLIER_PIXELS, Cameras, Fit, PairFit, fit_all, fit_pair, transfer_error
+from .rotation_fit import INLIER_PIXELS, Cameras, Fit, PairFit, fit_all, transfer_error
 
 WHEN_UNSURE = ("stop", "hold")
 MAX_FRAMES = 600  # the fit's normal equations grow with the square of the frames, its time with the cube
@@ -96,20 +97,19 @@ def solve(
 ) -> tuple[Fit, Tensor]:
     """Cameras of all frames, and which of them (T,) hang together with the reference frame."""
     guesses = FOV_GUESSES if fov_deg is None else (fov_deg,)
+    by_pair = partial(own_agreement, clip)
     best: tuple[int, Fit, Tensor] | None = None
     for guess in guesses:
         start = still(len(clip), math.log(focal_length(width, guess)))
         cameras, reached = chain(clip, start, torch.arange(len(clip)) == reference, mode in ("zoom", "free"), on_step)
-        fit, score = refine(
-            list(clip.pairs.values()), cameras, reached, reference, mode, own_agreement, FEW_POINTS, on_step
-        )
+        fit, score = refine(list(clip.pairs.values()), cameras, reached, reference, mode, by_pair, FEW_POINTS, on_step)
         if best is None or score > best[0]:
             best = score, fit, reached
     assert best is not None
     _, fit, reached = best
     link_key_frames(clip, fit.cameras, reached, width, on_step)
     cameras, reached = chain(clip, fit.cameras, reached, mode in ("zoom", "free"), on_step)
-    fit, _ = refine(list(clip.pairs.values()), cameras, reached, reference, mode, own_agreement, FEW_POINTS, on_step)
+    fit, _ = refine(list(clip.pairs.values()), cameras, reached, reference, mode, by_pair, FEW_POINTS, on_step)
     again = clip.match_again(fit.cameras, reached, on_step)
     return refine(again, fit.cameras, reached, reference, mode, agreement, MANY_POINTS, on_step)[0], reached
 
@@ -129,7 +129,7 @@ def chain(clip: Clip, start: Cameras, known: Tensor, zoom: bool, on_step: Callab
     def offer(i: int) -> None:
         for pair in clip.partners(i):
             if not reached[pair.j] and len(pair) >= MIN_AGREEING:
-                fit = fit_pair(pair, float(log_focal[i]), float(log_focal[pair.j]), zoom=zoom)
+                fit = clip.fit(pair, float(log_focal[i]), float(log_focal[pair.j]), zoom=zoom)
                 if holds(fit):
                     turn = rotation[i] @ fit.rotation
                     heapq.heappush(waiting, (-int(fit.agrees.sum()), i, pair.j, turn, fit.log_focal_j))
@@ -152,9 +152,9 @@ def agreement(pair: Matches, cameras: Cameras) -> Tensor:
     return transfer_error(relative, pair.at_i, pair.at_j, focal[pair.i], focal[pair.j]) < INLIER_PIXELS
 
 
-def own_agreement(pair: Matches, cameras: Cameras) -> Tensor:
+def own_agreement(clip: Clip, pair: Matches, cameras: Cameras) -> Tensor:
     """Which of a pair's matches agree with the rotation that most of them ask for, whatever the cameras' are."""
-    fit = fit_pair(pair, float(cameras.log_focal[pair.i]), float(cameras.log_focal[pair.j]))
+    fit = clip.fit(pair, float(cameras.log_focal[pair.i]), float(cameras.log_focal[pair.j]))
     return fit.agrees if holds(fit) else torch.zeros_like(fit.agrees)
 
 
@@ -306,7 +306,7 @@ def drifts(clip: Clip, cameras: Cameras, reached: Tensor) -> tuple[float, float,
     for (i, j), pair in sorted(clip.pairs.items()):
         if not (reached[i] and reached[j]) or (j - i > 1 and j - i < STEPS[-1]):
             continue
-        fit = fit_pair(pair, float(log_focal[i]), float(log_focal[j]))
+        fit = clip.fit(pair, float(log_focal[i]), float(log_focal[j]))
         if j - i == 1:
             whole, chained = whole and holds(fit), chained @ fit.rotation
         elif holds(fit) and int(fit.agrees.sum()) >= MIN_FAR_AGREEING:

@@ -1,4 +1,4 @@
-"""The features of a clip's frames and the matches of those pairs of frames that were asked for."""
+"""The features of a clip's frames, the matches of those pairs of frames that were asked for, and their rotations."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .feature_matches import Features, Matches, find_features, match_features, working_size
-from .rotation_fit import MIN_DEPTH, Cameras, rays
+from .rotation_fit import MIN_DEPTH, Cameras, PairFit, fit_pair, rays
 
 STEPS = (1, 2, 4, 8)  # frames between those that are matched at first
 
@@ -18,6 +18,7 @@ class Clip:
         self.features = features
         self.size = height, width
         self.pairs: dict[tuple[int, int], Matches] = {}
+        self.fits: dict[tuple[int, int, float, float, bool], PairFit] = {}
 
     @classmethod
     def of(cls, frames: Tensor, on_frame: Callable[[], None]) -> "Clip":
@@ -39,6 +40,13 @@ class Clip:
         if (i, j) not in self.pairs:
             self.pairs[i, j] = match_features(i, j, self.features)
         return self.pairs[i, j]
+
+    def fit(self, matches: Matches, log_focal_i: float, log_focal_j: float, *, zoom: bool = False) -> PairFit:
+        """`fit_pair` of matches of `pairs`, which the steps of an estimate ask for again and again."""
+        asked = matches.i, matches.j, log_focal_i, log_focal_j, zoom
+        if asked not in self.fits:
+            self.fits[asked] = fit_pair(matches, log_focal_i, log_focal_j, zoom=zoom)
+        return self.fits[asked]
 
     def match_again(self, cameras: Cameras, reached: Tensor, on_step: Callable[[], None]) -> list[Matches]:
         """The matches of all pairs of reached frames, sought where the cameras say that they must be. More of them than
