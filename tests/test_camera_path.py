@@ -9,7 +9,7 @@ from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from tests.analytic import smooth
-from viewpoint_core import views
+from viewpoint_core import reorient, views
 from viewpoint_core.camera import view_directions, view_rotation
 from viewpoint_core.camera_path import (
     ANGLES,
@@ -23,6 +23,7 @@ from viewpoint_core.camera_path import (
     still_path,
 )
 from viewpoint_core.map_layout import map_directions
+from viewpoint_core.reorient import reorient_erp
 from viewpoint_core.rotation import rotation_angle, rotation_from_vector, rotation_vector
 from viewpoint_core.sphere import erp_directions
 from viewpoint_core.views import place_view, render_view
@@ -301,6 +302,25 @@ def test_each_frame_of_a_path_is_told() -> None:
     assert len(told) == 6
     render_view(torch.rand(1, 3, 64, 128), 24, 32, path=typed(SHAKE, 7), on_frame=lambda: told.append(1))
     assert len(told) == 13
+
+
+@pytest.mark.parametrize("work", ["place", "reorient"])
+def test_a_camera_that_stands_still_for_a_while_is_located_once(work: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, name = (views, "locate_pixels") if work == "place" else (reorient, "rotation_grid")
+    located: list[int] = []
+    locate = getattr(module, name)
+    monkeypatch.setattr(module, name, lambda *a, **k: (located.append(1), locate(*a, **k))[1])
+    path = hold_path(typed(SHAKE, 6), 9)
+    clip = torch.rand(9, 3, 32, 64, generator=torch.Generator().manual_seed(1))
+    made = place_view(clip, 64, path=path)[0] if work == "place" else reorient_erp(clip, path=path)
+    assert len(located) == 6
+    for frame, picture, result in zip(range(9), clip, made, strict=True):
+        camera = path.camera(frame)
+        if work == "place":
+            assert torch.equal(result, place_view(picture, 64, **camera)[0])
+        else:
+            del camera["fov_deg"]
+            torch.testing.assert_close(result, reorient_erp(picture, **camera), rtol=0, atol=1e-4)
 
 
 def test_a_path_that_stands_still_makes_its_grid_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from .camera import view_rotation
@@ -72,9 +73,11 @@ def reorient_erp(
         return rotate_erp(erp, rotation, interpolation=interpolation, on_frame=on_frame)
     if erp.ndim != 4 or len(erp) != 1:
         check_frames(erp, path, "erp")
-    turned = erp.new_empty(len(path), *erp.shape[1:])
+    turned, before = erp.new_empty(len(path), *erp.shape[1:]), None
     rotations = path.turned(yaw_deg, pitch_deg, roll_deg).rotations()
     for source, rotation, result in zip(erp.expand(len(path), -1, -1, -1), rotations, turned, strict=True):
-        result.copy_(rotate_erp(source, rotation, interpolation=interpolation))
+        if before is None or not torch.equal(rotation, before):
+            grid, before = rotation_grid(*erp.shape[-2:], rotation), rotation
+        result.copy_(sample(source, grid, interpolation=interpolation, border="erp"))
         on_frame()
     return turned

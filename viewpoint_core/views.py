@@ -88,19 +88,22 @@ def view_grids(
     """Where the map's pixels near the view lie on it, for each camera of a path.
 
     Yields the flat indices (n,) of those pixels, for them below one another a Grid and 1 where the view sees them,
-    (n f, f) each, and the field of view. What all cameras share is computed once.
+    (n f, f) each, and the field of view. What all cameras share is computed once, and so is a camera that stands still.
     """
     unit = unit_pixels(map_size)
     centres = torch.cat([F.normalize(band[:, 0, 0], dim=-1) for band in pixel_directions(map_size, 1)])
-    fine = centres.new_empty(0, 0, 0, 3)
+    fine, of_camera, shown = centres.new_empty(0, 0, 0, 3), None, ()
     for frame, rotation in enumerate(path.rotations()):
         camera = path.camera(frame)
-        focal = focal_length(width, camera["fov_deg"])
-        factor, reduction = view_filtering(unit, map_size, height, width, camera["fov_deg"], filtered=filtered)
-        if factor != fine.shape[1]:
-            fine = all_pixel_directions(map_size, factor)
-        index = nearby(rotation[:, 2], centres, math.atan(math.hypot(height, width) / 2 / focal) + 4 / unit)
-        yield index, *locate_pixels(fine, index, height, width, reduction, **camera), camera["fov_deg"]
+        if camera != of_camera:
+            focal = focal_length(width, camera["fov_deg"])
+            factor, reduction = view_filtering(unit, map_size, height, width, camera["fov_deg"], filtered=filtered)
+            if factor != fine.shape[1]:
+                fine = all_pixel_directions(map_size, factor)
+            index = nearby(rotation[:, 2], centres, math.atan(math.hypot(height, width) / 2 / focal) + 4 / unit)
+            shown = index, *locate_pixels(fine, index, height, width, reduction, **camera), camera["fov_deg"]
+            of_camera = camera
+        yield shown
 
 
 def every_fov(fov_deg: float | Tensor) -> list[float]:
