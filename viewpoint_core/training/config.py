@@ -173,7 +173,7 @@ def check_values(config: TrainingConfig) -> None:
         if not getattr(config, name) >= 0:
             raise ValueError(f"{name} is {getattr(config, name)}; expected 0 or more")
     levels = fixed_sigmas(config.heldout_levels, config.sigmas, config.shift).tolist()
-    if len({f"{sigma:.2f}" for sigma in levels}) < len(levels):  # as the log names them
+    if config.heldout_every and len({f"{sigma:.2f}" for sigma in levels}) < len(levels):  # as the log names them
         raise ValueError(f"heldout_levels is {len(levels)}; expected fewer, since some are the same to two digits")
     if not config.faces or set(config.faces) - set(FACES):
         raise ValueError(f"faces is {config.faces!r}; expected some of {''.join(FACES)}")
