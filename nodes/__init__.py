@@ -4,10 +4,12 @@ from pathlib import Path
 
 from comfy_api.latest import ComfyExtension, io
 
+from ..viewpoint_core.resample import BAND_WATCHERS
 from .camera import ViewPointCameraPath, ViewPointCutCameraPath, ViewPointEstimateCamera
 from .clip import ViewPointLoadClip
 from .compose import ViewPointCompose, ViewPointComposite
 from .conditioning import ViewPointConditioning
+from .host import raise_if_cancelled
 from .host_files import offer_models
 from .model import ViewPointPatchModel
 from .output import ViewPointSave360Image, ViewPointSave360Video
@@ -52,6 +54,9 @@ class ViewPointExtension(ComfyExtension):
     """What the host asks the pack for."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """All nodes; from now on the host's loaders list the tiny models that come with the pack."""
+        """All nodes; from now on the host's loaders list the tiny models that come with the pack, and a cancel also ends
+        what is worked out before the first frame."""
         offer_models(TINY_MODELS)
+        if raise_if_cancelled not in BAND_WATCHERS:
+            BAND_WATCHERS.append(raise_if_cancelled)
         return NODES

@@ -12,7 +12,7 @@ from torch import Tensor
 from .camera import focal_length, view_rotation
 from .camera_path import CameraPath, hold_path, still_path
 from .compose import channels_last, check_feather
-from .resample import Grid, averages, check_erp, check_image, check_interpolation, sample
+from .resample import Grid, averages, check_erp, check_image, check_interpolation, row_bands, sample
 from .smoothstep import smoothstep
 from .sphere import direction_to_erp, direction_to_lonlat, erp_area, erp_directions
 from .views import check_frames, locate_on_view, view_filtering
@@ -106,9 +106,9 @@ def view_bands(
     )
     for rows, columns in rectangles_near(erp_height, height, width, camera):
         fine_columns = slice(columns.start * factor, columns.stop * factor)
-        step = max(1, BAND_SAMPLES // ((columns.stop - columns.start) * factor**2))
-        for top in range(rows.start, rows.stop, step):
-            part = slice(top, min(top + step, rows.stop))
+        samples = (columns.stop - columns.start) * factor**2  # of a row
+        for band in row_bands(rows.stop - rows.start, samples, BAND_SAMPLES):
+            part = slice(rows.start + band.start, rows.start + band.stop)
             fine = slice(part.start * factor, part.stop * factor)
             direction = erp_directions(erp_height * factor, erp_width * factor, fine, fine_columns)
             grid, weight = locate_on_view(direction, height, width, factor, reduction, **camera)

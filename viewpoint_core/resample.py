@@ -15,6 +15,7 @@ INTERPOLATIONS = ("bicubic", "bilinear", "nearest")
 MARGIN = 3  # a bicubic kernel reaches two pixels beyond a position that lies on the border
 MAX_FACTOR = 8
 BAND_PIXELS = 1 << 18  # whose positions are worked out, in float64, or sampled at once
+BAND_WATCHERS: list[Callable[[], None]] = []  # called before each band of work; what they raise ends it
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,12 @@ def averages(interpolation: str) -> bool:
 
 
 def row_bands(height: int, width: int, pixels: int | None = None) -> Iterator[slice]:
-    """All rows of an image, a band of about `pixels` (by default BAND_PIXELS) pixels at a time."""
+    """All rows of an image, a band of about `pixels` (by default BAND_PIXELS) pixels at a time, the BAND_WATCHERS called
+    before each."""
     step = max(1, (pixels or BAND_PIXELS) // max(1, width))
     for top in range(0, height, step):
+        for watch in BAND_WATCHERS:
+            watch()
         yield slice(top, min(top + step, height))
 
 

@@ -12,6 +12,7 @@ from running import expect_error, run_checks
 
 import execution
 import pack.nodes.memory as memory
+from pack import comfy_entrypoint
 from pack.nodes import NODES
 from pack.nodes.camera import ViewPointCameraPath, ViewPointCutCameraPath, ViewPointEstimateCamera
 from pack.nodes.compose import ViewPointCompose, ViewPointComposite
@@ -280,6 +281,23 @@ def check_each_step_of_the_progress_bar_heeds_a_cancel() -> None:
         assert bar.current == 3
     else:
         raise AssertionError("went on")
+
+
+def check_a_cancel_is_heeded_while_positions_are_worked_out() -> None:
+    from pack.viewpoint_core.viewpoint_map import map_from_erp_grid
+
+    asyncio.run(asyncio.run(comfy_entrypoint()).get_node_list())
+    map_from_erp_grid.clear()
+    comfy.model_management.interrupt_current_processing(True)
+    try:
+        map_from_erp_grid(96, 64, 128, True)
+    except comfy.model_management.InterruptProcessingException:
+        assert not map_from_erp_grid.results
+    else:
+        raise AssertionError("went on")
+    finally:
+        comfy.model_management.interrupt_current_processing(False)
+    assert map_from_erp_grid(96, 64, 128, True).x.shape == (96, 96)
 
 
 def check_sizes_that_cannot_be_are_refused_in_words_before_anything_is_reckoned() -> None:
