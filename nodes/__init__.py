@@ -54,8 +54,8 @@ class ViewPointExtension(ComfyExtension):
     """What the host asks the pack for."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """All nodes; from now on the host's loaders list the tiny models that come with the pack, and a cancel also ends
-        what is worked out before the first frame."""
+        """All nodes; from now on the host's loaders list the tiny models that come with the pack, and a cancel also
+        ends what is worked out before the first frame."""
         offer_models(TINY_MODELS)
         if raise_if_cancelled not in BAND_WATCHERS:
             BAND_WATCHERS.append(raise_if_cancelled)

@@ -35,8 +35,8 @@ def averages(interpolation: str) -> bool:
 
 
 def row_bands(height: int, width: int, pixels: int | None = None) -> Iterator[slice]:
-    """All rows of an image, a band of about `pixels` (by default BAND_PIXELS) pixels at a time, the BAND_WATCHERS called
-    before each."""
+    """All rows of an image, a band of about `pixels` (by default BAND_PIXELS) pixels at a time, the BAND_WATCHERS
+    called before each."""
     step = max(1, (pixels or BAND_PIXELS) // max(1, width))
     for top in range(0, height, step):
         for watch in BAND_WATCHERS:
