@@ -26,3 +26,11 @@ def shows_the_view(shown: ViewerOnPage) -> bool:
 def assert_shows_the_view(shown: ViewerOnPage) -> None:
     """Raise AssertionError unless it does."""
     assert shows_the_view(shown)
+
+
+def wait_for_the_view(shown: ViewerOnPage, tries: int = 40) -> None:
+    """Wait for it, where the page lays its nodes out anew meanwhile, as after undo."""
+    while not shows_the_view(shown) and tries:
+        shown.page.wait_for_timeout(100)
+        tries -= 1
+    assert_shows_the_view(shown)

@@ -11,7 +11,7 @@ from scripts.comfy_server import ComfyServer
 from scripts.stock_files import VAE, VIEWPOINT_UNET
 from tests.browser_graph import ANGLES, KEPT, SET_FPS, image, target, viewer
 from tests.browser_page import ComfyPage
-from tests.browser_pictures import assert_shows_the_view, shows_the_view
+from tests.browser_pictures import assert_shows_the_view, wait_for_the_view, shows_the_view
 
 pytestmark = [pytest.mark.host, pytest.mark.browser]
 
@@ -125,7 +125,7 @@ def test_a_viewer_in_a_subgraph_has_its_picture_after_undo_and_redo(comfy: Comfy
         comfy.evaluate(LOOK_INSIDE)
         expect(comfy.page.locator(".vp360")).to_have_count(1)
         comfy.viewer().wait_for_picture()
-        assert_shows_the_view(comfy.viewer())
+        wait_for_the_view(comfy.viewer())
     comfy.evaluate(EMPTY)
     expect(comfy.page.locator(".vp360")).to_have_count(0)
 
