@@ -11,7 +11,7 @@ from scripts.comfy_server import ComfyServer
 from scripts.stock_files import VAE, VIEWPOINT_UNET
 from tests.browser_graph import ANGLES, KEPT, SET_FPS, image, target, viewer
 from tests.browser_page import ComfyPage
-from tests.browser_pictures import assert_shows_the_view, wait_for_the_view, shows_the_view
+from tests.browser_pictures import assert_shows_the_view, shows_the_view, wait_for_the_view
 
 pytestmark = [pytest.mark.host, pytest.mark.browser]
 
