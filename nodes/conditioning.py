@@ -99,6 +99,8 @@ class ViewPointConditioning(io.ComfyNode):
         check_length(length)
         check_video_vae(vae)
         for name, prompt in (("positive", positive), ("negative", negative)):
+            if not prompt:
+                raise ValueError(f"{name}: the conditioning holds no prompt; expected one that is encoded, or empty")
             for embedding, _ in prompt:
                 check_prompt(embedding, name)
         known, masks = known_map(viewpoint, mask, map_size, length)

@@ -25,8 +25,14 @@ from .host import checkpoint_schedule, input_channels, latent_channels, node_sch
 
 CATEGORY = "ViewPoint"
 KEY = "viewpoint"
-UNFIT = ("reference_latents", "time_dim_concat", "concat_latent_image", "clip_vision_output", "area")
-UNFIT += ("set_area_to_bounds",)  # False where a mask is set by "default"
+UNFIT = (
+    "reference_latents",
+    "time_dim_concat",
+    "concat_latent_image",
+    "clip_vision_output",
+    "area",
+    "set_area_to_bounds",  # False where a mask is set by "default"
+)
 Wrappers = comfy.patcher_extension.WrappersMP
 
 

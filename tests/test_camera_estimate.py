@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from tests.camera_clips import panorama, shaken, taken, typed, worst_angle
-from viewpoint_core import camera_estimate
+from viewpoint_core import camera_estimate, clip_matches
 from viewpoint_core.camera import focal_length
 from viewpoint_core.camera_estimate import MAX_FRAMES, MIN_CONFIDENCE, drifts, estimate_camera, summarise
 from viewpoint_core.camera_path import CameraPath, cut_path, still_path
 from viewpoint_core.clip_matches import Clip
 from viewpoint_core.feature_matches import Matches
 from viewpoint_core.rotation import rotation_from_vector, rotation_vector
-from viewpoint_core.rotation_fit import Cameras, Fit, Points, fit_all, linearise, parameters, rays, stepped
+from viewpoint_core.rotation_fit import Cameras, Fit, PairFit, Points, fit_all, linearise, parameters, rays, stepped
 from viewpoint_core.views import place_view
 
 LENGTH, FOV = 17, 75
@@ -273,6 +273,19 @@ def noisy_turn(seed: int) -> tuple[Matches, Tensor, float]:
     at_i = ray[:, :2] / ray[:, 2:] * focal
     noise = 0.3 * torch.randn(2, 60, 2, generator=generator, dtype=torch.float64)
     return Matches(0, 1, at_i + noise[0], at_j + noise[1]), turn, focal
+
+
+def test_no_pair_of_frames_is_fitted_twice_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple] = []
+    fit = clip_matches.fit_pair
+
+    def fit_and_tell(matches: Matches, *focals: float, zoom: bool = False) -> PairFit:
+        asked.append((matches.i, matches.j, *focals, zoom))
+        return fit(matches, *focals, zoom=zoom)
+
+    monkeypatch.setattr(clip_matches, "fit_pair", fit_and_tell)
+    estimate_camera(clip_of("pan"), FOV)
+    assert len(asked) == len(set(asked)) > LENGTH
 
 
 def test_errors_of_a_fit_are_as_large_as_its_deviations_say() -> None:

@@ -24,6 +24,7 @@ from tests.panorama_files import HEIGHT, WIDTH, cut_short, write_frames, write_i
 from tests.text_encoder import DIM, write_text_encoder
 from viewpoint_core import encode as program
 from viewpoint_core.encode import main, parse_shard
+from viewpoint_core.training.config import TrainingConfig
 from viewpoint_core.training.data import cache as cache_module
 from viewpoint_core.training.data.cache import CachedClips, clip_file, read_made_from, read_map, text_key
 from viewpoint_core.training.data.clips import Sampling, load_map, map_to_video, plan_clips
@@ -31,6 +32,7 @@ from viewpoint_core.training.data.fingerprint import check_fingerprint, read_fin
 from viewpoint_core.training.data.manifest import Item, read_manifest, write_manifest
 from viewpoint_core.training.known_view import View, known_video, view_mask
 from viewpoint_core.training.layouts import VIEWPOINT
+from viewpoint_core.training.run import open_cache
 from viewpoint_core.training.text import encode_text, load_text_encoder, text_fingerprint
 from viewpoint_core.training.wan_vae import encode_video, load_vae
 from viewpoint_core.training.watch import known_of
@@ -179,6 +181,8 @@ def test_a_held_out_clip_is_seen_straight_ahead_alike_from_its_map_and_from_the_
     expected = known_of(vae, CachedClips(tmp_path / "cache", "heldout")[0], VIEWPOINT, device)
     found = known_of(vae, CachedClips(tmp_path / "cache", "heldout", known="F")[0], VIEWPOINT, device)
     assert torch.equal(found, expected)
+    config = TrainingConfig(vae=str(studio.vae), cache=str(tmp_path / "cache"))
+    assert [clips.known for clips in open_cache(config)] == ["", "F"], "a run has it from there"
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 
 from tests.host_process import check_names, outcomes
 
-SCRIPTS = ("checks.py", "passes.py")
+SCRIPTS = ("checks.py", "passes.py", "refusals.py", "files.py")
 
 
 @pytest.mark.host

@@ -196,7 +196,7 @@ def robust_cost(residual: Tensor, scale: float) -> Tensor:
 @dataclass(frozen=True)
 class Fit:
     """The cameras and the covariance of what was fitted, in radians and in logarithms of the focal length, laid out as
-    `parameters` says. Each match stands in the points twice, which the covariance makes good."""
+    `parameters` says."""
 
     cameras: Cameras
     place: Tensor
@@ -267,9 +267,9 @@ def fit_all(
     for scale in SCALES:
         cameras, cost = descend(cameras, points, place, size, scale, on_step)
     hessian, _ = normal_equations(cameras, points, place, size, SCALES[-1])
-    # each match stands in the points twice: twice the cost of its two residuals, and twice the curvature
-    variance = cost / 2 / max(1, len(points.i) - size)
-    covariance = torch.linalg.inv(hessian + 1e-9 * torch.eye(size, dtype=torch.float64)) * 2 * variance
+    # each match stands in the points twice, which doubles cost and curvature alike; it has two residuals
+    variance = cost / max(1, len(points.i) - size)
+    covariance = torch.linalg.inv(hessian + 1e-9 * torch.eye(size, dtype=torch.float64)) * variance
     return Fit(cameras, place, covariance)
 
 

@@ -9,7 +9,6 @@ from running import expect_error, run_checks
 
 # isort: split
 # found once checks has put the host and the pack on the path
-
 import execution
 import pack.nodes.memory as memory
 from pack import comfy_entrypoint
@@ -24,6 +23,7 @@ from pack.viewpoint_core.camera_path import CameraPath
 import nodes as host_nodes
 
 ANGLES = {"yaw_deg": 0.0, "pitch_deg": 0.0, "roll_deg": 0.0, "fov_deg": 90.0}
+MOVING = "0: 0 5 0 120\n1: 9 0 5 130"
 KEYS = "0: 0 0 0 75\n4: 16 4 -8 75"
 
 
@@ -158,7 +158,7 @@ def check_placing_a_clip_takes_the_memory_that_is_asked_for() -> None:
 def check_large_conversions_take_no_more_memory_than_is_asked_for() -> None:
     maps, erp, face = torch.rand(1, 512, 512, 3), torch.rand(1, 512, 1024, 3), torch.rand(1, 256, 256, 3)
     faces = dict.fromkeys(("front", "right", "back", "left", "up", "down"), face)
-    wide = {**ANGLES, "fov_deg": 130.0}
+    wide, path = {**ANGLES, "fov_deg": 130.0}, ViewPointCameraPath.execute(MOVING, 2, "linear").args[0]
     asked, was = [], (memory.check_room, memory.WORKING_BYTES, resample.BAND_PIXELS, kept.KEPT_BYTES)
     memory.check_room = lambda needed, *said: asked.append(needed)
     memory.WORKING_BYTES, resample.BAND_PIXELS, kept.KEPT_BYTES = (value // 16 for value in was[1:])
@@ -173,6 +173,9 @@ def check_large_conversions_take_no_more_memory_than_is_asked_for() -> None:
             lambda: ViewPointPlaceView.execute(erp, 256, 0, "bicubic", **wide),
             lambda: ViewPointRenderView.execute(erp, 512, 512, "bicubic", **wide),
             lambda: ViewPointReorient.execute(erp, "bicubic", yaw_deg=0.0, pitch_deg=7.0, roll_deg=0.0),
+            lambda: ViewPointPlaceView.execute(erp[:, :, :512].repeat(2, 1, 1, 1), 256, 0, "bicubic", path, **ANGLES),
+            lambda: ViewPointRenderView.execute(erp, 512, 512, "bicubic", path, **ANGLES),
+            lambda: ViewPointReorient.execute(erp, "bicubic", path, yaw_deg=0.0, pitch_deg=0.0, roll_deg=0.0),
         ):
             asked.clear()
             peak = peak_bytes(call)

@@ -4,7 +4,6 @@ Run by tests/test_model_in_host.py, once for all checks.
 """
 
 import dataclasses
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -27,11 +26,11 @@ from safetensors.torch import save_file  # noqa: E402
 
 DIM, BLOCKS, GRID = 128, 4, (2, 4, 4)
 LATENT = (1, 16, 2, 8, 8)
+PROMPT = torch.zeros(1, 4, 4096)
 
 load_pack(pack)
 import pack.nodes.forward_pass as forward_pass  # noqa: E402
 import pack.nodes.host as host_access  # noqa: E402
-import pack.nodes.host_files as host_files  # noqa: E402
 import pack.nodes.model as model_nodes  # noqa: E402
 from pack.nodes import NODES  # noqa: E402
 from pack.viewpoint_core.wan_attention import split_subregions, subregion_positions  # noqa: E402
@@ -264,137 +263,6 @@ def check_one_mask_stands_for_all_frames_without_a_copy() -> None:
     assert torch.equal(whole, known[:1])
 
 
-def check_an_embedding_with_more_than_the_prompt_is_not_saved_in_part() -> None:
-    from pack.nodes.text_embedding import ViewPointSaveTextEmbedding
-
-    conditioning = [[torch.zeros(1, 512, 4096), {"pooled_output": None, "noise_concat": torch.zeros(1)}]]
-    expect_error(lambda: ViewPointSaveTextEmbedding.execute(conditioning, "x"), "noise_concat")
-
-
-def check_an_embedding_of_another_encoder_is_neither_saved_nor_loaded() -> None:
-    from pack.nodes.text_embedding import ViewPointSaveTextEmbedding, read_embedding, write_embedding
-
-    with tempfile.TemporaryDirectory() as work:
-        for shape, words in (
-            ((1, 5, 768), "got an embedding (1, 5, 768); expected (batch, tokens, 4096)"),
-            ((2, 5, 4096), "got a batch of 2 prompts (2, 5, 4096); expected one"),
-            ((5, 4096), "got an embedding (5, 4096); expected (batch, tokens, 4096)"),
-        ):
-            expect_error(
-                lambda shape=shape: ViewPointSaveTextEmbedding.execute([[torch.zeros(shape), {}]], "x"),
-                f"conditioning: {words}",
-            )
-            file = Path(work) / "other.safetensors"
-            write_embedding(torch.zeros(shape), file)
-            expect_error(lambda file=file: read_embedding(file), f"other.safetensors: {words}")
-
-
-def check_saved_prompts_are_listed_with_their_subfolders_and_one_saved_elsewhere_says_so() -> None:
-    from pack.nodes.text_embedding import ViewPointSaveTextEmbedding, listed_embeddings
-
-    paths = host_files.folder_paths
-    before = paths.get_input_directory(), paths.get_output_directory()
-    with tempfile.TemporaryDirectory() as work:
-        (Path(work) / "input").mkdir()
-        paths.set_input_directory(str(Path(work) / "input"))
-        paths.set_output_directory(str(Path(work) / "output"))
-        try:
-            said = {}
-            for prefix in ("text_embeddings/a", "text_embeddings/2026/may/b", "text_embeddings2/c", "d"):
-                saved = ViewPointSaveTextEmbedding.execute([[torch.zeros(1, 2, 4096), {}]], prefix)
-                name, *more = saved.ui["text"]
-                assert name == f"{prefix}_00001_.safetensors"
-                said[prefix] = " ".join(more)
-            listed = listed_embeddings()
-            chosen = [host_files.chosen_file(name, {".safetensors"}).name for name in listed]
-        finally:
-            paths.set_input_directory(before[0])
-            paths.set_output_directory(before[1])
-    names = ("text_embeddings/2026/may/b", "text_embeddings/a")
-    assert listed == [f"{name}_00001_.safetensors [output]" for name in names]
-    assert chosen == ["b_00001_.safetensors", "a_00001_.safetensors"]
-    assert [prefix for prefix, more in said.items() if "copy the file" in more] == ["text_embeddings2/c", "d"]
-
-
-def check_a_saved_prompt_is_on_the_disk_before_it_has_its_name() -> None:
-    from pack.nodes.text_embedding import ViewPointSaveTextEmbedding
-
-    paths, flush, flushed = host_files.folder_paths, os.fsync, []
-    before = paths.get_output_directory()
-    with tempfile.TemporaryDirectory() as work:
-
-        def note(number: int) -> None:
-            flushed.append(list(Path(work).glob("*.safetensors")))
-            flush(number)
-
-        os.fsync = note
-        paths.set_output_directory(work)
-        try:
-            ViewPointSaveTextEmbedding.execute([[torch.zeros(1, 2, 4096), {}]], "a")
-        finally:
-            os.fsync = flush
-            paths.set_output_directory(before)
-        assert (flushed, [path.name for path in Path(work).iterdir()]) == ([[]], ["a_00001_.safetensors"])
-
-
-def check_a_number_that_is_taken_while_a_file_is_made_stays_with_the_other_file() -> None:
-    paths = host_files.folder_paths
-    before = paths.get_output_directory()
-    with tempfile.TemporaryDirectory() as work:
-        paths.set_output_directory(work)
-        try:
-            with host_files.new_file("a", ".mp4") as file:
-                file.partial.write_text("this ComfyUI's")
-                other = file.path
-                other.write_text("another ComfyUI's")
-        finally:
-            paths.set_output_directory(before)
-        assert (file.path.name, file.path.read_text()) == ("a_00002_.mp4", "this ComfyUI's")
-        assert (other.name, other.read_text()) == ("a_00001_.mp4", "another ComfyUI's")
-        assert len(list(Path(work).iterdir())) == 2
-
-
-def check_files_may_be_links_that_lead_out_of_the_folder_but_names_may_not() -> None:
-    with tempfile.TemporaryDirectory() as work:
-        inside, outside = Path(work) / "input", Path(work) / "elsewhere"
-        inside.mkdir()
-        outside.mkdir()
-        (outside / "real.mp4").write_bytes(b"video")
-        (inside / "clip.mp4").symlink_to(outside / "real.mp4")
-        (inside / "far.mp4").symlink_to("x" * 300)  # what stat fails at, as at a mount that is gone
-        before = host_files.folder_paths.get_input_directory()
-        host_files.folder_paths.set_input_directory(str(inside))
-        try:
-            assert host_files.listed_files("input", {".mp4"}) == ["clip.mp4"]
-            assert host_files.chosen_file("clip.mp4", {".mp4"}).read_bytes() == b"video"
-            expect_error(lambda: host_files.chosen_file("far.mp4", {".mp4"}), "'far.mp4' is not in ComfyUI's input")
-            for name in ("../elsewhere/real.mp4", str(outside / "real.mp4"), "a/../../elsewhere/real.mp4"):
-                expect_error(lambda name=name: host_files.chosen_file(name, {".mp4"}), "input, output or temp folder")
-        finally:
-            host_files.folder_paths.set_input_directory(before)
-
-
-def check_file_names_say_their_folder_as_the_hosts_loaders_read_them() -> None:
-    paths = host_files.folder_paths
-    kinds = ("input", "output", "temp")
-    before = [getattr(paths, f"get_{kind}_directory")() for kind in kinds]
-    with tempfile.TemporaryDirectory() as work:
-        try:
-            for kind in kinds:
-                (Path(work) / kind).mkdir()
-                (Path(work) / kind / "a.mp4").write_text(kind)
-                getattr(paths, f"set_{kind}_directory")(str(Path(work) / kind))
-            for name, kind in (("a.mp4", "input"), *((f"a.mp4 [{kind}]", kind) for kind in kinds)):
-                assert host_files.chosen_file(name, {".mp4"}).read_text() == kind
-                assert os.path.samefile(paths.get_annotated_filepath(name), host_files.chosen_file(name, {".mp4"}))
-            for name in ("../input/a.mp4 [temp]", f"{work}/input/a.mp4 [output]"):
-                expect_error(lambda name=name: host_files.chosen_file(name, {".mp4"}), "input, output or temp folder")
-            expect_error(lambda: host_files.chosen_file("b.mp4 [temp]", {".mp4"}), "is not in ComfyUI's temp folder")
-        finally:
-            for kind, path in zip(kinds, before, strict=True):
-                getattr(paths, f"set_{kind}_directory")(path)
-
-
 def check_a_preview_leaves_out_what_its_file_cannot_hold() -> None:
     from fractions import Fraction
     from types import SimpleNamespace
@@ -434,121 +302,6 @@ def check_metadata_of_the_checkpoint_wins_over_the_schedule_input() -> None:
     model = load(33)
     model.model.model_config.metadata = {"viewpoint.perspective_blocks": "0,2"}
     assert model_nodes.patch_model(model, "alternating").model_options["transformer_options"][model_nodes.KEY] == (0, 2)
-
-
-def check_conditioning_from_elsewhere_and_other_sizes_are_refused() -> None:
-    latent = torch.zeros(LATENT)
-    expect_error(lambda: model_nodes.check_sampling(load(33), {"positive": [{}]}, latent), "ViewPointConditioning")
-    other = {"positive": [{"noise_concat": torch.zeros(1, 17, 3, 8, 8)}]}
-    expect_error(lambda: model_nodes.check_sampling(load(33), other, latent), "(2, 8, 8)")
-
-
-PROMPT = torch.zeros(1, 4, 4096)
-OTHER_PROMPTS = (None, torch.zeros(1, 77, 768), torch.zeros(4, 4096), torch.zeros(1, 0, 4096), PROMPT / 0)
-
-
-def check_prompts_of_another_text_encoder_are_refused_before_the_vae_runs() -> None:
-    from pack.nodes.conditioning import ViewPointConditioning
-
-    for prompt in OTHER_PROMPTS:
-        for name, prompts in {"positive": (prompt, PROMPT), "negative": (PROMPT, prompt)}.items():
-            both = [[[embedding, {}]] for embedding in prompts]
-            # an object that encodes nothing stands for the VAE
-            expect_error(lambda both=both: ViewPointConditioning.execute(*both, object(), 64, 1), f"{name}: ")
-
-
-def check_masks_of_other_types_are_taken_as_they_are_meant_or_refused() -> None:
-    from pack.nodes.convert import mask_to_frames
-
-    mask = torch.tensor([[[True, False], [False, True]]])
-    assert torch.equal(mask_to_frames(mask, "mask", 3, 2, 2), mask.float().expand(3, -1, -1))
-    expect_error(lambda: mask_to_frames(mask.byte(), "mask", 1, 2, 2), "got a mask of torch.uint8; expected floats")
-
-
-def check_noise_levels_that_are_no_numbers_end_in_an_error_not_in_a_latent_of_nan() -> None:
-    """The host's kl_optimal divides by the number of steps less one."""
-    from pack.nodes.sampling import ViewPointSampler
-
-    prompt = [[PROMPT, {"noise_concat": torch.zeros(1, 17, *LATENT[2:])}]]
-    values = {"seed": 0, "steps": 1, "cfg": 1.0, "sampler_name": "euler", "scheduler": "kl_optimal", "denoise": 1.0}
-    latent = {"samples": torch.zeros(LATENT)}
-    expect_error(
-        lambda: ViewPointSampler.execute(load(33), prompt, prompt, latent, "alternating", 5.0, **values),
-        "what euler with scheduler kl_optimal made in 1 step(s): ",
-    )
-
-
-def check_what_does_not_fit_on_a_map_is_refused_before_sampling() -> None:
-    model, latent = load(33), torch.zeros(LATENT)
-    good = {"noise_concat": torch.zeros(1, 17, *LATENT[2:]), "cross_attn": PROMPT, "set_area_to_bounds": False}
-    model_nodes.check_sampling(model, {"positive": [good], "negative": [good]}, latent)
-    bounds = {"positive": [good | {"set_area_to_bounds": True}]}
-    expect_error(lambda: model_nodes.check_sampling(model, bounds, latent), "carries set_area_to_bounds")
-    for prompt in OTHER_PROMPTS:
-        conds = {"positive": [good], "negative": [good | {"cross_attn": prompt}]}
-        expect_error(
-            lambda conds=conds: model_nodes.check_sampling(model, conds, latent), "the negative conditioning: "
-        )
-    for key in ("reference_latents", "time_dim_concat", "concat_latent_image", "clip_vision_output", "area"):
-        conds = {"positive": [good | {key: [torch.zeros(LATENT)]}], "negative": [good]}
-        expect_error(lambda conds=conds: model_nodes.check_sampling(model, conds, latent), f"carries {key}")
-    expect_error(lambda: model_nodes.check_sampling(model, {"positive": [good], "middle": [{}]}, latent), "the middle")
-    broken = latent.clone()
-    broken[0, 0, 0, 0, 0] = float("nan")
-    expect_error(lambda: model_nodes.check_sampling(model, {"positive": [good]}, broken), "latent: 1 of")
-    expect_error(lambda: model_nodes.check_sampling(model, {"positive": [good]}, latent[:, :4]), "expected (batch, 16")
-
-
-def check_a_perspective_block_that_another_node_replaced_is_refused() -> None:
-    patched = model_nodes.patch_model(load(33), "alternating")
-    model_nodes.check_blocks(patched)
-    other = patched.clone()
-    other.set_model_patch_replace(lambda args, extra: extra["original_block"](args), "dit", "double_block", 3)
-    expect_error(lambda: model_nodes.check_blocks(other), "the blocks 3 after ViewPointPatchModel")
-    model_nodes.check_blocks(patched)
-
-
-def check_the_samplers_schedule_must_agree_with_a_patched_model() -> None:
-    patched = model_nodes.patch_model(load(33), "pano")
-    model_nodes.check_schedule(patched, "alternating")
-    model_nodes.check_schedule(patched, "pano")
-    expect_error(lambda: model_nodes.check_schedule(patched, "perspective"), "patched the blocks pano")
-    expect_error(lambda: model_nodes.check_schedule(patched, "garbage"), "garbage")
-
-
-def check_a_vae_of_the_same_shape_but_another_kind_is_refused() -> None:
-    from comfy.ldm.models.autoencoder import AutoencoderKL
-    from comfy.utils import load_torch_file
-
-    file = pack / "workflows" / "assets" / "models" / "vae" / "viewpoint_tiny_vae.safetensors"
-    vae = comfy.sd.VAE(sd=load_torch_file(str(file)))
-    host_access.check_video_vae(vae)
-    sizes = {"double_z": True, "z_channels": 16, "resolution": 32, "in_channels": 3, "out_ch": 3, "ch": 32}
-    sizes |= {"ch_mult": [1, 2, 4, 4], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0}
-    vae.first_stage_model = AutoencoderKL(ddconfig=sizes | {"conv3d": True, "time_compress": 4}, embed_dim=16)
-    expect_error(lambda: host_access.check_video_vae(vae), "the VAE is a AutoencoderKL, whose latents are not Wan's")
-    tiny = host_access.TINY_VIDEO_VAES[0]
-    vae.first_stage_model = tiny(latent_channels=16)
-    host_access.check_video_vae(vae)
-    vae.first_stage_model = tiny(latent_channels=16, latent_format=comfy.latent_formats.HunyuanVideo)
-    expect_error(lambda: host_access.check_video_vae(vae), "this ComfyUI takes for HunyuanVideo's")
-    assert host_access.host_class("comfy.no.such.module", "Anything") is None
-    assert host_access.host_class("comfy.sd", "NoSuchClass") is None
-
-
-def check_settings_that_could_only_fail_are_refused_before_sampling() -> None:
-    from pack.nodes.sampling import ViewPointSampler
-
-    settings = {"seed": 0, "steps": 4, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple"}
-
-    def sample(latent: torch.Tensor, **changed: float) -> None:
-        values = {**settings, "denoise": 1.0, "shift": 5.0, "schedule": "pano", **changed}
-        ViewPointSampler.execute(load(33), [], [], {"samples": latent}, **values)
-
-    empty = torch.zeros(LATENT)
-    for shift in (0.0, -1.0, float("nan")):
-        expect_error(lambda shift=shift: sample(empty, shift=shift), f"shift is {shift}; expected more than 0")
-    expect_error(lambda: sample(empty, denoise=0.7), "denoise is 0.7, but the latent is empty")
 
 
 def check_metadata_is_read_from_the_file_that_a_newer_host_names() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from checks import comfy, host_files, load, pack, torch
+from checks import comfy, load, pack, torch
 from memory_peak import peak_bytes
 from running import expect_error, run_checks
 
@@ -21,6 +21,7 @@ import sys
 import av
 import execution
 import numpy as np
+import pack.nodes.host_files as host_files
 import pack.nodes.memory as memory
 import pack.viewpoint_core.kept as kept
 from comfy_api.latest import InputImpl
