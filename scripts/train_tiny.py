@@ -1,20 +1,22 @@
 """Trains a tiny ViewPoint model from nothing, in place of the one that ships, by the trainer's own commands.
 
-    python scripts/train_tiny.py [--folder build/tiny] [--budget cpu|gpu] [--until STEP]
+    python scripts/train_tiny.py [--folder build/tiny] [--budget cpu|gpu] [--share 0.25] [--until STEP]
 
 Steps: data, vae, train, export, and, if asked for by --until ablation, the models that docs/tiny-model.md
 compares. Each goes on where it was stopped; what is finished is not repeated.
 """
 
 import argparse
+import math
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -107,6 +109,21 @@ BUDGETS = {
         device="cuda",
     ),
 }
+
+
+COUNTED = ("vae_steps", "steps", "turns", "ablation_steps", "ablation_clips")
+PHASES = ("vae_still_steps", "vae_code_steps", "vae_decoder_steps")
+RENDERED = ("videos", "more", "stills")
+
+
+def share_of(budget: Budget, share: float) -> Budget:
+    """A part of a budget, in (0, 1]: fewer steps, fewer clips of the same seeds, the same models and batches."""
+    if not 0 < share <= 1:
+        raise ValueError(f"share {share} of a budget; expected more than 0 and at most 1")
+    parts: dict[str, Any] = {name: math.ceil(share * getattr(budget, name)) for name in COUNTED}
+    parts |= {name: math.floor(share * getattr(budget, name)) for name in PHASES}
+    parts |= {name: getattr(budget, name)[: math.ceil(share * len(getattr(budget, name)))] for name in RENDERED}
+    return replace(budget, **parts)
 
 
 @dataclass(frozen=True)
@@ -321,12 +338,14 @@ def main(arguments: list[str] | None = None) -> int:
     has_gpu = torch.cuda.is_available()
     parser.add_argument("--folder", type=Path, help="where to work (build/tiny, with the gpu budget build/tiny_gpu)")
     parser.add_argument("--budget", choices=BUDGETS, default="gpu" if has_gpu else "cpu", help="how much to do")
+    parser.add_argument("--share", type=float, default=1.0, help="part of that budget, where there is less time (1)")
     parser.add_argument("--until", choices=STEPS, default="export", help="the last step (export)")
     options = parser.parse_args(arguments)
     folder = options.folder or ROOT / "build" / ("tiny" if options.budget == "cpu" else f"tiny_{options.budget}")
     try:
+        budget = share_of(BUDGETS[options.budget], options.share)
         for name, step in STEPS.items():
-            step(folder.resolve(), BUDGETS[options.budget])
+            step(folder.resolve(), budget)
             if name == options.until:
                 break
     except (StepError, ValueError, OSError) as error:

@@ -1,5 +1,6 @@
 """The small VAE: how it starts, the scale of its latents, and a run that is stopped and goes on."""
 
+import math
 import signal
 from dataclasses import fields
 from pathlib import Path
@@ -229,6 +230,30 @@ def test_every_number_of_a_budgets_vae_reaches_the_trainer(tmp_path: Path, monke
     train_tiny.train_the_vae(tmp_path, budget)
     assert {getattr(budget, name) for name in names} <= set(given)
     train_vae.check_options(train_vae.parse([str(flag) for flag in given]))
+
+
+@pytest.mark.parametrize("name", train_tiny.BUDGETS)
+@pytest.mark.parametrize("share", [1.0, 0.4, 0.001])
+def test_a_share_of_a_budget_is_less_of_the_same_training(name: str, share: float) -> None:
+    whole = train_tiny.BUDGETS[name]
+    part = train_tiny.share_of(whole, share)
+    assert part.steps == math.ceil(share * whole.steps)
+    assert part.vae_decoder_steps < part.vae_steps == math.ceil(share * whole.vae_steps)
+    for clips, all_clips in ((part.videos, whole.videos), (part.more, whole.more), (part.stills, whole.stills)):
+        assert len(clips) == math.ceil(share * len(all_clips))
+        assert list(clips) == list(all_clips)[: len(clips)]
+    assert (part.batch, part.lr, part.heads, part.vae_width) == (whole.batch, whole.lr, whole.heads, whole.vae_width)
+    assert share < 1 or part == whole
+
+
+@pytest.mark.parametrize("share", ["0", "-1", "1.5", "nan"])
+def test_a_share_that_cannot_be_is_refused_before_anything_is_made(
+    share: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "made"
+    assert train_tiny.main(["--folder", str(folder), "--share", share]) == 1
+    assert "expected more than 0 and at most 1" in capsys.readouterr().err
+    assert not folder.exists()
 
 
 def test_the_decoder_alone_leaves_latents_as_they_were(tmp_path: Path) -> None:
