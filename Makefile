@@ -19,24 +19,24 @@ env: ## Make .venv from requirements/dev.lock
 	@$(PYTHON) scripts/env.py
 
 host: env ## Provide a ComfyUI (COMFYUI_DIR, or a download into .host) and print its folder
-	@$(VENV_PYTHON) scripts/host.py
+	@$(VENV_PYTHON) -m scripts.host
 
 demo: env ## Turn the sample clip and photo into 360 videos in that ComfyUI (DEMO_ARGS=...)
-	@host="$$($(VENV_PYTHON) scripts/host.py)" && COMFYUI_DIR="$$host" $(VENV_PYTHON) scripts/demo.py $(DEMO_ARGS)
+	@host="$$($(VENV_PYTHON) -m scripts.host)" && COMFYUI_DIR="$$host" $(VENV_PYTHON) -m scripts.demo $(DEMO_ARGS)
 
 test: env ## Run the tests but the training runs (PYTEST_ARGS=...)
-	@host="$$($(VENV_PYTHON) scripts/host.py)" && browser="$$($(VENV_PYTHON) scripts/browser.py)" && \
-		$(VENV_PYTHON) scripts/media_readers.py && \
+	@host="$$($(VENV_PYTHON) -m scripts.host)" && browser="$$($(VENV_PYTHON) -m scripts.browser)" && \
+		$(VENV_PYTHON) -m scripts.media_readers && \
 		COMFYUI_DIR="$$host" CHROMIUM="$$browser" $(VENV_PYTHON) -m pytest -q -m "not training" $(PYTEST_ARGS)
 
 test-training: env ## Run the trainer's whole runs on tiny models (PYTEST_ARGS=...)
 	@$(VENV_PYTHON) -m pytest -q -m training $(PYTEST_ARGS)
 
 train-tiny: env ## Train a tiny model in place of the one that ships with the pack (TINY_ARGS=...): hours on a CPU
-	@$(VENV_PYTHON) scripts/train_tiny.py $(TINY_ARGS)
+	@$(VENV_PYTHON) -m scripts.train_tiny $(TINY_ARGS)
 
 score-tiny: env ## Measure the tiny model into docs/tiny-model.md, and the compared ones where trained (SCORE_ARGS=...)
-	@$(VENV_PYTHON) benchmarks/tiny_model.py --write $(SCORE_ARGS)
+	@$(VENV_PYTHON) -m benchmarks.tiny_model --write $(SCORE_ARGS)
 
 lint: env ## Check style, format and that every signature has types
 	@$(VENV_PYTHON) -m ruff check .

@@ -1,7 +1,7 @@
 """Scores of the tiny model that ships with the pack, and of those that it is compared with, as tables.
 
-    .venv/bin/python benchmarks/tiny_model.py --write            # into docs/tiny-model.md; without it, to the terminal
-    python scripts/train_tiny.py --until ablation      # before it, to score also the models that are compared
+    .venv/bin/python -m benchmarks.tiny_model --write            # into docs/tiny-model.md; without it, to the terminal
+    python -m scripts.train_tiny --until ablation      # before it, to score also the models that are compared
 
 On synthetic scenes whose seeds were never trained on. Known is a 90-degree view straight ahead; all else is made.
 Fills are made of that view without any model. Finished scores are kept in FOLDER/scores and not measured again.
@@ -24,11 +24,7 @@ from kornia.filters import gaussian_blur2d
 from torch import Tensor, nn
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parent.parent
-if str(ROOT) not in sys.path:
-    sys.path.append(str(ROOT))
-
-from scripts.train_tiny import (  # noqa: E402
+from scripts.train_tiny import (
     ABLATION,
     BUDGETS,
     COMPARED_SCENES,
@@ -43,24 +39,25 @@ from scripts.train_tiny import (  # noqa: E402
     run_folder,
     write_turns,
 )
-from viewpoint_core import encode  # noqa: E402
-from viewpoint_core.evaluation.fills import MEAN, MIRRORED, STRETCHED  # noqa: E402
-from viewpoint_core.evaluation.scores import FLOW, REST, VIEW, panorama_scores  # noqa: E402
-from viewpoint_core.evaluation.seams import EDGES, LINES, seam_ratios, seam_steps  # noqa: E402
-from viewpoint_core.replacing import replace_text  # noqa: E402
-from viewpoint_core.training.config import TrainingConfig  # noqa: E402
-from viewpoint_core.training.data.cache import CachedClips  # noqa: E402
-from viewpoint_core.training.data.clips import map_to_video  # noqa: E402
-from viewpoint_core.training.data.manifest import read_manifest, write_manifest  # noqa: E402
-from viewpoint_core.training.data.media import read_frames  # noqa: E402
-from viewpoint_core.training.layouts import VIEWPOINT, to_erp  # noqa: E402
-from viewpoint_core.training.precision import fast_autocast, fast_dtype  # noqa: E402
-from viewpoint_core.training.synthetic.clips import FPS, write_clips  # noqa: E402
-from viewpoint_core.training.vae_training import reconstruction_psnr  # noqa: E402
-from viewpoint_core.training.wan import prepare_transformer  # noqa: E402
-from viewpoint_core.training.wan_vae import decode_latent, encode_video, load_vae  # noqa: E402
-from viewpoint_core.training.watch import sample_map  # noqa: E402
+from viewpoint_core import encode
+from viewpoint_core.evaluation.fills import MEAN, MIRRORED, STRETCHED
+from viewpoint_core.evaluation.scores import FLOW, REST, VIEW, panorama_scores
+from viewpoint_core.evaluation.seams import EDGES, LINES, seam_ratios, seam_steps
+from viewpoint_core.replacing import replace_text
+from viewpoint_core.training.config import TrainingConfig
+from viewpoint_core.training.data.cache import CachedClips
+from viewpoint_core.training.data.clips import map_to_video
+from viewpoint_core.training.data.manifest import read_manifest, write_manifest
+from viewpoint_core.training.data.media import read_frames
+from viewpoint_core.training.layouts import VIEWPOINT, to_erp
+from viewpoint_core.training.precision import fast_autocast, fast_dtype
+from viewpoint_core.training.synthetic.clips import FPS, write_clips
+from viewpoint_core.training.vae_training import reconstruction_psnr
+from viewpoint_core.training.wan import prepare_transformer
+from viewpoint_core.training.wan_vae import decode_latent, encode_video, load_vae
+from viewpoint_core.training.watch import sample_map
 
+ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs" / "tiny-model.md"
 BEGIN, END = "<!-- scores: written by benchmarks/tiny_model.py -->", "<!-- end of scores -->"
 STEPS, SHIFT = 12, 0.5

@@ -1,6 +1,6 @@
 """Time and peak memory of a real-size training step, beside the estimate that `train --dry-run` prints.
 
-.venv/bin/python benchmarks/train_step.py [--size 1.3B] [--map-size 736] [--length 49] >> benchmarks/train_step.jsonl
+.venv/bin/python -m benchmarks.train_step [--size 1.3B] [--map-size 736] [--length 49] >> benchmarks/train_step.jsonl
 
 Weights, clip and text are random: neither time nor memory depends on their values.
 """
@@ -9,22 +9,17 @@ import argparse
 import json
 import sys
 import time
-from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
-ROOT = Path(__file__).resolve().parent.parent
-if str(ROOT) not in sys.path:
-    sys.path.append(str(ROOT))
-
-from viewpoint_core.checkpoint import TEXT_DIM  # noqa: E402
-from viewpoint_core.conditioning import latent_shape  # noqa: E402
-from viewpoint_core.training.config import TrainingConfig  # noqa: E402
-from viewpoint_core.training.loop import Batch, Grey, batch_losses, draw, make_optimizer  # noqa: E402
-from viewpoint_core.training.memory import GIB, ModelSize, step_memory  # noqa: E402
-from viewpoint_core.training.precision import fast_autocast  # noqa: E402
-from viewpoint_core.training.wan import HEAD_DIM, TEXT_TOKENS, set_perspective  # noqa: E402
+from viewpoint_core.checkpoint import TEXT_DIM
+from viewpoint_core.conditioning import latent_shape
+from viewpoint_core.training.config import TrainingConfig
+from viewpoint_core.training.loop import Batch, Grey, batch_losses, draw, make_optimizer
+from viewpoint_core.training.memory import GIB, ModelSize, step_memory
+from viewpoint_core.training.precision import fast_autocast
+from viewpoint_core.training.wan import HEAD_DIM, TEXT_TOKENS, set_perspective
 
 SIZES = {
     "tiny": {"num_attention_heads": 1, "num_layers": 4, "ffn_dim": 256},

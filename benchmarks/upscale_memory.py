@@ -1,6 +1,6 @@
 """Peak memory of a real ComfyUI process that upscales a map video into a 4K or 8K file, and the time it takes.
 
-.venv/bin/python benchmarks/upscale_memory.py [--frames 49] [--width 4096] [--scale 4] [--passes 1] [--codec h264] \\
+.venv/bin/python -m benchmarks.upscale_memory [--frames 49] [--width 4096] [--scale 4] [--passes 1] [--codec h264] \\
     >> benchmarks/upscale_memory.jsonl
 
 The floor is 8 GB for 49 frames at 4096 x 2048. The map is a still repeated; the memory does not depend on its values.
@@ -17,14 +17,11 @@ from typing import Any
 import av
 import torch
 
+from scripts.comfy_server import ComfyServer, make_base_directory
+from scripts.host import provide_host
+from scripts.tiny_upscaler import write_upscaler
+
 ROOT = Path(__file__).resolve().parent.parent
-if str(ROOT) not in sys.path:
-    sys.path.append(str(ROOT))
-
-from scripts.comfy_server import ComfyServer, make_base_directory  # noqa: E402
-from scripts.host import provide_host  # noqa: E402
-from scripts.tiny_upscaler import write_upscaler  # noqa: E402
-
 GB = 1e9
 PANORAMA = ROOT / "workflows" / "assets" / "sample_erp.png"
 MODEL = "upscaler.safetensors"

@@ -4,11 +4,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..viewpoint_core.checkpoint import TEXT_DIM
 from ..viewpoint_core.conditioning import check_finite
+from ..viewpoint_core.pixels import to_uint8
 
 NOTHING_PAINTED = (1, 64, 64)  # the MASK of the host's Load Image for a picture without transparency
 NOTHING_PAINTED_ADVICE = (
@@ -52,6 +54,11 @@ def own_frames_to_image(frames: Tensor) -> Tensor:
     """Frames (T, C, H, W) that nobody else holds, changed in place -> IMAGE (T, H, W, C) in [0, 1]; bicubic sampling
     overshoots a little. No copy where their channels lie last in memory."""
     return frames.clamp_(0, 1).movedim(1, -1).contiguous()
+
+
+def frame_bytes(frame: Tensor) -> np.ndarray:
+    """A frame (3, H, W) -> uint8 (H, W, 3), rounded; what lies beyond [0, 1] is cut off."""
+    return np.ascontiguousarray(to_uint8(frame).movedim(0, -1).cpu().numpy())
 
 
 def sound_to_audio(sound: tuple[Tensor, int] | None) -> dict[str, Any] | None:

@@ -62,3 +62,14 @@ def angle_inputs() -> list[io.Float.Input]:
             tooltip="Horizontal field of view in degrees, 1 to 179. Pixels are square, so the height follows.",
         ),
     ]
+
+
+def prefix_input(default: str, size: str = "%width%, %height%, ") -> io.String.Input:
+    """Where to save; `size` names what of a picture's size is filled in."""
+    return io.String.Input(
+        "filename_prefix",
+        default=default,
+        tooltip=f"Where to save below ComfyUI's output folder. Filled in: {size}%year%, %month%, %day%, %hour%, "
+        "%minute%, %second%; in the editor also %date:yyyy-MM-dd% and another node's value by its type or title, as in "
+        "%ViewPointSampler.seed%.",
+    )

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from ..viewpoint_core.preview import preview_panorama
+from .convert import frame_bytes
 from .host import OUTER_SAMPLE, latent_previewer, progress_bar
-from .output import frame_bytes
 
 KEY = "viewpoint_preview"
 

@@ -9,14 +9,14 @@ from comfy_api.latest import io
 from PIL import Image
 from torch import Tensor
 
+from ..viewpoint_core.choices import check_choice
 from ..viewpoint_core.map_layout import check_map
 from ..viewpoint_core.replacing import replacing
 from ..viewpoint_core.resample import check_erp
-from .convert import image_to_frames
+from .convert import frame_bytes, image_to_frames
 from .host import node_schema
 from .host_files import free_names
 from .inputs import MAX_FPS
-from .output import check_choice, encode_video, frame_bytes, frame_rate
 from .preview_video import (
     CRF,
     audible,
@@ -27,6 +27,7 @@ from .preview_video import (
     video_file,
     write_file_preview,
 )
+from .video_encoder import encode_video, frame_rate
 
 CHECKS = {"erp": check_erp, "viewpoint": check_map}
 SUFFIXES = {"image": ".png", "video": ".mp4"}

@@ -28,7 +28,7 @@ from .convert import FrameStream, sound_to_audio
 from .host import progress_bar
 from .inputs import MAX_FPS
 from .memory import check_room
-from .output import AudioTrack, check_audio, encode_video, frame_rate
+from .video_encoder import AudioTrack, check_audio, encode_video, frame_rate
 
 CRF = 18
 PIXEL_BYTES = 2 * 3 * 4  # the host's list of float32 pictures, and the tensor it makes of them

@@ -11,7 +11,7 @@ from ..viewpoint_core.checkpoint import TEXT_DIM
 from .convert import check_prompt
 from .host import node_schema
 from .host_files import OUTPUT_MARK, chosen_file, file_change, folder, is_file, listed_files, new_file
-from .output import prefix_input
+from .inputs import prefix_input
 
 CATEGORY = "ViewPoint/text"
 TENSOR = "text_embedding"

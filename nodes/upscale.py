@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..viewpoint_core.camera_path import CameraPath
+from ..viewpoint_core.choices import check_choice
 from ..viewpoint_core.composite import MEASURE_HEIGHT, Overlay, overlaid_frames, plan_overlay
 from ..viewpoint_core.conditioning import check_finite
 from ..viewpoint_core.cubemap import FACES
@@ -30,8 +31,10 @@ from .camera import CameraPathType
 from .compose import hold_clip_input, overlay_inputs
 from .convert import FrameStream, image_to_frames
 from .host import check_upscale_model, loaded_upscaler, node_schema, progress_bar, workflow_metadata
+from .inputs import prefix_input
 from .memory import SAMPLE_BYTES, WORKING_BYTES, check_room
-from .output import CODECS, check_choice, encoding_inputs, frame_rate, prefix_input, save_video
+from .output import encoding_inputs, save_video
+from .video_encoder import CODECS, frame_rate
 
 CATEGORY = "ViewPoint/upscale"
 MAX_ERP_WIDTH = 16384

@@ -12,12 +12,9 @@ from typing import Any
 
 import requests
 
+from scripts.comfy_client import ComfyClient, ComfyError
+
 ROOT = Path(__file__).resolve().parent.parent
-if str(ROOT) not in sys.path:
-    sys.path.append(str(ROOT))
-
-from scripts.comfy_client import ComfyClient, ComfyError  # noqa: E402
-
 PACK = "viewpoint"
 FOLDERS = ("models", "input", "output", "temp", "user", "custom_nodes")
 START_TIMEOUT = 180

@@ -16,17 +16,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from scripts.comfy_client import ComfyClient, ComfyError, Workflow
+from scripts.comfy_server import ComfyServer, make_base_directory
+from scripts.host import HostError, provide_host
+from scripts.make_sample_clip import read_image, to_pixels
+from scripts.workflow_edit import nodes_of, read_workflow, with_inputs
+from viewpoint_core.training.watch import six_faces
+
 ROOT = Path(__file__).resolve().parent.parent
-if str(ROOT) not in sys.path:
-    sys.path.append(str(ROOT))
-
-from scripts.comfy_client import ComfyClient, ComfyError, Workflow  # noqa: E402
-from scripts.comfy_server import ComfyServer, make_base_directory  # noqa: E402
-from scripts.host import HostError, provide_host  # noqa: E402
-from scripts.make_sample_clip import read_image, to_pixels  # noqa: E402
-from scripts.workflow_edit import nodes_of, read_workflow, with_inputs  # noqa: E402
-from viewpoint_core.training.watch import six_faces  # noqa: E402
-
 API = ROOT / "workflows" / "api"
 ASSETS = ROOT / "workflows" / "assets"
 TIMEOUT = 1800

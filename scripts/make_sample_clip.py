@@ -1,6 +1,6 @@
 """Makes workflows/assets/sample_clip.mp4 and sample_photo.png from sample_erp.png there.
 
-python scripts/make_sample_clip.py [--folder FOLDER]
+python -m scripts.make_sample_clip [--folder FOLDER]
 """
 
 import argparse
@@ -14,14 +14,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from viewpoint_core.pixels import to_uint8
+from viewpoint_core.smoothstep import smoothstep
+from viewpoint_core.views import render_view
+
 ROOT = Path(__file__).resolve().parent.parent
-if str(ROOT) not in sys.path:
-    sys.path.append(str(ROOT))
-
-from viewpoint_core.pixels import to_uint8  # noqa: E402
-from viewpoint_core.smoothstep import smoothstep  # noqa: E402
-from viewpoint_core.views import render_view  # noqa: E402
-
 ASSETS = ROOT / "workflows" / "assets"
 FRAMES, FPS, SIZE = 49, 16, 512
 TURN_DEG = 20.0

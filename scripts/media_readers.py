@@ -2,13 +2,8 @@
 
 import shutil
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-if str(ROOT) not in sys.path:
-    sys.path.append(str(ROOT))
-
-from scripts.browser import can_install, install  # noqa: E402
+from scripts.browser import can_install, install
 
 PACKAGES = {"ffprobe": "ffmpeg", "exiftool": "libimage-exiftool-perl"}
 

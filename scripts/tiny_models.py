@@ -1,6 +1,6 @@
 """Tiny untrained models in Wan2.1's stock file formats, under the names that the shipped workflows load.
 
-    python scripts/tiny_models.py MODELS_DIR
+    python -m scripts.tiny_models MODELS_DIR
 
 Seeded: the same files every time. ComfyUI's own loaders read them; what they make is noise.
 """
@@ -15,14 +15,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parent.parent
-if str(ROOT) not in sys.path:
-    sys.path.append(str(ROOT))
-
-from scripts import stock_files  # noqa: E402
-from scripts.stock_files import VIEWPOINT_UNET  # noqa: E402
-from scripts.tiny_upscaler import write_upscaler  # noqa: E402
-from viewpoint_core.checkpoint import TEXT_DIM, inflate_checkpoint  # noqa: E402
+from scripts import stock_files
+from scripts.stock_files import VIEWPOINT_UNET
+from scripts.tiny_upscaler import write_upscaler
+from viewpoint_core.checkpoint import TEXT_DIM, inflate_checkpoint
 
 LATENT_CHANNELS = 16
 HEAD_DIM = 128

@@ -1,6 +1,6 @@
 """Trains a tiny ViewPoint model from nothing, in place of the one that ships, by the trainer's own commands.
 
-    python scripts/train_tiny.py [--folder build/tiny] [--budget cpu|gpu] [--share 0.25] [--until STEP]
+    python -m scripts.train_tiny [--folder build/tiny] [--budget cpu|gpu] [--share 0.25] [--until STEP]
 
 Steps: data, vae, train, export, and, if asked for by --until ablation, the models that docs/tiny-model.md
 compares. Each goes on where it was stopped; what is finished is not repeated.
@@ -20,20 +20,17 @@ from typing import Any
 
 import torch
 
+from scripts.make_sample_clip import read_image
+from viewpoint_core import encode, export, train, train_vae
+from viewpoint_core.replacing import replace_bytes
+from viewpoint_core.training.data.manifest import Item, read_manifest, write_manifest
+from viewpoint_core.training.data.video_file import write_video
+from viewpoint_core.training.new_model import new_transformer, write_transformer
+from viewpoint_core.training.precision import has_fast_bf16
+from viewpoint_core.training.synthetic.clips import FPS, one_thread_processes, write_clips
+from viewpoint_core.training.synthetic.turn import turn_panorama
+
 ROOT = Path(__file__).resolve().parent.parent
-if str(ROOT) not in sys.path:
-    sys.path.append(str(ROOT))
-
-from scripts.make_sample_clip import read_image  # noqa: E402
-from viewpoint_core import encode, export, train, train_vae  # noqa: E402
-from viewpoint_core.replacing import replace_bytes  # noqa: E402
-from viewpoint_core.training.data.manifest import Item, read_manifest, write_manifest  # noqa: E402
-from viewpoint_core.training.data.video_file import write_video  # noqa: E402
-from viewpoint_core.training.new_model import new_transformer, write_transformer  # noqa: E402
-from viewpoint_core.training.precision import has_fast_bf16  # noqa: E402
-from viewpoint_core.training.synthetic.clips import FPS, one_thread_processes, write_clips  # noqa: E402
-from viewpoint_core.training.synthetic.turn import turn_panorama  # noqa: E402
-
 PANORAMAS = ROOT / "workflows" / "assets" / "panoramas"
 MODELS = ROOT / "workflows" / "assets" / "models"
 VAE_FILE = MODELS / "vae" / "viewpoint_tiny_vae.safetensors"

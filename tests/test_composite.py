@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from viewpoint_core import composite
 from viewpoint_core.camera import direction_to_view, view_directions
 from viewpoint_core.camera_path import CameraPath, still_path
 from viewpoint_core.composite import COLOUR_MATCHES, composite_view, rectangles_near
-from viewpoint_core.sphere import erp_directions
+from viewpoint_core.sphere import erp_area, erp_directions
 from viewpoint_core.views import render_view
 
 CAMERAS = [
@@ -79,6 +80,25 @@ def test_the_contrast_is_at_most_doubled_or_halved_and_a_flat_picture_keeps_its_
         match = composite.match_colours(source, target, torch.ones(9))
         assert float(match.gain) == gain
         assert float(match.apply(source.T[..., None]).mean()) == pytest.approx(float(target.mean()), abs=1e-6)
+
+
+@pytest.mark.parametrize("pitch_deg", [0.0, 50.0, 90.0])
+def test_colours_count_by_solid_angle(pitch_deg: float) -> None:
+    erp, view = torch.rand(1, 3, 128, 256), torch.rand(1, 3, 96, 96)
+    cameras = composite.cameras_and_frames(still_path(1, pitch_deg=pitch_deg))
+    _, _, weight = composite.overlap_colours(erp, view, cameras)
+    assert float(weight.sum() / erp_area(128, 256).sum()) == pytest.approx(1 / 6, rel=0.04)  # 90 x 90 degrees
+
+
+def test_colours_of_a_camera_that_stands_still_count_once_a_frame() -> None:
+    erp, view = torch.rand(5, 3, 64, 128), torch.rand(5, 3, 48, 48)
+    stays = still_path(5)
+    leaves = replace(stays, yaw_deg=torch.tensor([0.0, 0, 0, 0, 180]).to(stays.yaw_deg))
+    shares = []
+    for path in (stays, leaves):
+        weights = composite.overlap_colours(erp, view, composite.cameras_and_frames(path))[2]
+        shares.append(float(weights.sum()))
+    assert shares[0] == pytest.approx(shares[1], rel=0.02)
 
 
 @pytest.mark.parametrize("colour_match", COLOUR_MATCHES[:2])

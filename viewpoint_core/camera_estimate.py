@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .camera import check_fov, focal_length
 from .camera_path import path_from_rotations, segments, slerp
+from .choices import check_choice
 from .clip_matches import STEPS, Clip
 from .estimate_report import Estimate, grouped
 from .feature_matches import Matches, opencv, working_size
@@ -82,8 +83,7 @@ def check_request(frames: Tensor, fov_deg: float | None, reference: int, when_un
         check_fov(fov_deg)
     if not 0 <= reference < len(frames):
         raise ValueError(f"the reference frame is {reference}; expected 0 to {len(frames) - 1}")
-    if when_unsure not in WHEN_UNSURE:
-        raise ValueError(f"when_unsure is {when_unsure!r}; expected one of {', '.join(WHEN_UNSURE)}")
+    check_choice(when_unsure, WHEN_UNSURE, "when_unsure")
 
 
 def holds(fit: PairFit) -> bool:

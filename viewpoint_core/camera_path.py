@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .camera import check_fov, view_rotation
+from .choices import check_choice
 from .rotation import rotation_from_vector, rotation_vector
 
 KEYFRAME_INTERPOLATIONS = ("smooth", "linear", "slerp")
@@ -209,8 +210,7 @@ def path_from_keyframes(keyframes: list[Keyframe], length: int, interpolation: s
     """
     check_length(length)
     check_keyframes(keyframes)
-    if interpolation not in KEYFRAME_INTERPOLATIONS:
-        raise ValueError(f"interpolation is {interpolation!r}; expected one of {', '.join(KEYFRAME_INTERPOLATIONS)}")
+    check_choice(interpolation, KEYFRAME_INTERPOLATIONS, "interpolation")
     if keyframes[-1].frame >= length:
         raise ValueError(
             f"the keyframe at frame {keyframes[-1].frame} lies beyond the path's last frame, {length - 1}; expected a "

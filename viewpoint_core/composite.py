@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .camera import focal_length, view_rotation
 from .camera_path import CameraPath, hold_path, still_path
+from .choices import check_choice
 from .compose import channels_last, check_feather
 from .resample import Grid, averages, check_erp, check_image, check_interpolation, row_bands, sample
 from .smoothstep import smoothstep
@@ -141,7 +142,8 @@ def match_colours(source: Tensor, target: Tensor, weight: Tensor) -> ColourMatch
 def overlap_colours(
     erp: Tensor, view: Sequence[Tensor], cameras: list[tuple[dict, slice]]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Pixels (n, C) of panorama and clip where both show the same, over all frames, and their solid angles (n,)."""
+    """Pixels (n, C) of panorama and clip where both show the same, over all frames, and their solid angles (n,), times
+    the frames that a pixel is the mean of."""
     height = min(MEASURE_HEIGHT, erp.shape[-2])
     area = erp_area(height, 2 * height).float()
     shown: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -154,7 +156,7 @@ def overlap_colours(
             whole = (band.weight >= 1).cpu()
             panorama = small[:, :, band.rows, band.columns][..., whole].mean(0).T
             clip = sum(band.draw(view[n].float(), "bilinear").cpu()[..., whole] for n in numbers).T / len(numbers)
-            shown.append((panorama, clip, area[band.rows, band.columns][whole]))
+            shown.append((panorama, clip, area[band.rows, band.columns][whole] * len(numbers)))
         if not any(len(weight) for _, _, weight in shown[shown_before:]):
             raise ValueError(
                 f"a view of {camera['fov_deg']} degrees is too small to match colours by; give its true field of view, "
@@ -318,5 +320,4 @@ def check_request(erp: Tensor, view: Tensor, colour_match: str, interpolation: s
             f"the panorama has {len(erp)} frames {tuple(erp.shape)} and the clip {len(view)} {tuple(view.shape)}; "
             "expected at most as many of the clip, and the same channels: load fewer"
         )
-    if colour_match not in COLOUR_MATCHES:
-        raise ValueError(f"colour_match is {colour_match!r}; expected one of {', '.join(COLOUR_MATCHES)}")
+    check_choice(colour_match, COLOUR_MATCHES, "colour_match")

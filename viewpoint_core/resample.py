@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .choices import check_choice
 from .sphere import direction_to_erp
 
 GREY = 0.5  # of what is not known; 0 in [-1, 1]
@@ -132,8 +133,7 @@ def check_erp_width(width: int) -> None:
 
 def check_interpolation(interpolation: str) -> None:
     """Raise ValueError for an interpolation that does not exist."""
-    if interpolation not in INTERPOLATIONS:
-        raise ValueError(f"interpolation is {interpolation!r}; expected one of {', '.join(INTERPOLATIONS)}")
+    check_choice(interpolation, INTERPOLATIONS, "interpolation")
 
 
 def sample_erp(erp: Tensor, direction: Tensor, *, interpolation: str = "bicubic") -> Tensor:

@@ -29,8 +29,8 @@ from comfy_execution.caching import CacheKeySetInputSignature, HierarchicalCache
 from comfy_execution.graph import DynamicPrompt
 from comfy_extras.nodes_primitive import String as PrimitiveString
 from pack.nodes.clip import PIXEL_BYTES, ViewPointLoadClip
-from pack.nodes.output import encode_video
 from pack.nodes.preview import ViewPointPreview360
+from pack.nodes.video_encoder import encode_video
 from pack.viewpoint_core.video import read_sound, to_rgb
 
 sys.path.append(str(pack / "tests"))

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from ..choices import check_choice
 from ..cubemap import FACES
 from ..wan_attention import PANO
 from .flow_matching import fixed_sigmas
@@ -123,8 +124,8 @@ def parse_value(name: str, value: Any) -> Any:
             raise ValueError
     except (KeyError, ValueError):
         raise ValueError(f"{name} is {value!r}; expected {kind.__name__}: {FIELDS[name].metadata['help']}") from None
-    if choices and parsed not in choices:
-        raise ValueError(f"{name} is {value!r}; expected one of {', '.join(choices)}")
+    if choices:
+        check_choice(parsed, choices, name)
     return parsed
 
 

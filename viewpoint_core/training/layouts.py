@@ -9,6 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from ..choices import check_choice
 from ..cubemap import FACES, cubemap_to_erp, face_directions
 from ..kept import Kept
 from ..map_layout import check_map_size, map_directions
@@ -23,8 +24,7 @@ CELL = 16
 
 def check_layout(layout: str) -> None:
     """Raise ValueError for a layout that does not exist."""
-    if layout not in LAYOUTS:
-        raise ValueError(f"layout is {layout!r}; expected one of {', '.join(LAYOUTS)}")
+    check_choice(layout, LAYOUTS, "layout")
 
 
 def picture_size(layout: str, map_size: int) -> tuple[int, int]:

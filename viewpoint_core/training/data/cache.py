@@ -22,6 +22,7 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ...choices import check_choice
 from ...conditioning import SPATIAL_COMPRESSION, latent_frames
 from ...replacing import replace_bytes, replace_text
 from ...safetensors_file import StoredTensor, read_header
@@ -302,8 +303,7 @@ class CachedClips(Dataset):
     """
 
     def __init__(self, folder: Path, split: str = "train", *, known: str = "") -> None:
-        if split not in SPLITS:
-            raise ValueError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
+        check_choice(split, SPLITS, "split")
         self.folder = folder
         self.fingerprint = read_fingerprint(folder)
         if not has_known(self.fingerprint, known):

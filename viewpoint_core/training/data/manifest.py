@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ...choices import check_choice
 from ...replacing import replace_text
 
 SPLITS = ("train", "heldout")
@@ -117,8 +118,7 @@ def check_item(item: Item) -> None:
         raise ValueError(f"start is {item.start} and frames {item.frames}; expected start >= 0 and frames >= 1")
     if not (math.isfinite(item.fps) and item.fps >= 0) or (item.frames > 1 and item.fps == 0):
         raise ValueError(f"fps is {item.fps} for {item.frames} frames; expected a rate above 0, or 0 for an image")
-    if item.split not in SPLITS:
-        raise ValueError(f"split is {item.split!r}; expected one of {', '.join(SPLITS)}")
+    check_choice(item.split, SPLITS, "split")
     reason = size_problem(item.width, item.height) or (item.caption and caption_problem(item.caption))
     if reason:
         raise ValueError(reason)

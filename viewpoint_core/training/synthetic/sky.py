@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...choices import check_choice
 from .solids import FAR, along, dot
 from .texture import (
     Colour,
@@ -60,8 +61,7 @@ class Ridge:
     offset: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"kind is {self.kind!r}; expected one of {', '.join(KINDS)}")
+        check_choice(self.kind, KINDS, "kind")
 
 
 def clear_sky(sky: Sky, direction: Vector) -> Tensor:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...choices import check_choice
 from .texture import Material, Patch, Vector, stretched, wrapped_length
 
 FAR = 1e6
@@ -35,8 +36,7 @@ class Solid:
     taper: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.shape not in SHAPES:
-            raise ValueError(f"shape is {self.shape!r}; expected one of {', '.join(SHAPES)}")
+        check_choice(self.shape, SHAPES, "shape")
 
     @property
     def reach(self) -> float:

@@ -10,6 +10,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ...choices import check_choice
 from ...smoothstep import smoothstep as unit_smoothstep
 
 Colour = tuple[float, float, float]
@@ -45,8 +46,7 @@ class Material:
     lit: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.pattern not in PATTERNS:
-            raise ValueError(f"pattern is {self.pattern!r}; expected one of {', '.join(PATTERNS)}")
+        check_choice(self.pattern, PATTERNS, "pattern")
 
 
 @dataclass(frozen=True)

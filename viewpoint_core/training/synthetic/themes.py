@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from ...choices import check_choice
 from .indoors import chamber, courtyard, hall
 from .outdoors import desert, gallery, meadow, sea, temple, town, winter
 from .palette import Dice
@@ -19,8 +20,8 @@ def draw_scene(seed: int, theme: str | None = None) -> Scene:
 
     Raises ValueError for an unknown theme.
     """
-    if theme is not None and theme not in THEMES:
-        raise ValueError(f"theme is {theme!r}; expected one of {', '.join(THEMES)}")
+    if theme is not None:
+        check_choice(theme, THEMES, "theme")
     dice = Dice(f"synthetic/{seed}")
     chosen = dice.choices(list(THEMES), THEME_WEIGHTS)[0]
     theme = theme or chosen
