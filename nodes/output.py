@@ -1,6 +1,7 @@
 """Nodes that save panoramas as files marked as 360 degrees: MP4 video, PNG and JPEG images."""
 
 import io as buffers
+import logging
 from fractions import Fraction
 from typing import Any
 
@@ -44,9 +45,17 @@ def encode_image(frame: Tensor, kind: str, quality: int, metadata: dict[str, str
         return jpeg_with_xmp(buffer.getvalue(), xmp)
     text = PngInfo()
     for name, value in metadata.items():
-        text.add_text(name, value)
+        if is_png_keyword(name):
+            text.add_text(name, value)
+        else:
+            logging.warning("%r of the workflow's metadata is left out: no PNG holds such a name", name)
     image.save(buffer, "PNG", pnginfo=text, compress_level=4)
     return png_with_xmp(buffer.getvalue(), xmp)
+
+
+def is_png_keyword(name: str) -> bool:
+    """Whether a PNG can hold text of that name."""
+    return 0 < len(name) < 80 and name.isprintable() and all(ord(letter) < 256 for letter in name)
 
 
 def erp_input() -> io.Image.Input:
@@ -81,7 +90,7 @@ def encoding_inputs() -> list[io.Input]:
         io.Audio.Input(
             "audio",
             optional=True,
-            tooltip="Sound: mono, stereo or 5.1, saved as AAC and cut where the video ends.",
+            tooltip="Sound: mono, stereo or 5.1, saved as AAC. Cut where the video ends, and off to [-1, 1].",
         ),
     ]
 

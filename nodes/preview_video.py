@@ -19,6 +19,7 @@ from ..viewpoint_core.video import (
     colours_of,
     display_turn,
     each_picture,
+    edited_end,
     open_video,
     read_sound,
     shown_size,
@@ -28,7 +29,7 @@ from .convert import FrameStream, sound_to_audio
 from .host import progress_bar
 from .inputs import MAX_FPS
 from .memory import check_room
-from .video_encoder import AudioTrack, check_audio, encode_video, frame_rate
+from .video_encoder import AudioTrack, check_audio, encode_video
 
 CRF = 18
 PIXEL_BYTES = 2 * 3 * 4  # the host's list of float32 pictures, and the tensor it makes of them
@@ -68,12 +69,15 @@ def video_file(video: Any) -> VideoFile | None:
         plain = colours_of(stream).plain and not any(display_turn(first))
         plays = stream.codec_context.name == "h264" and first.format.name in PLAYED and plain
         rate = Fraction(stream.average_rate or Fraction(HEADER_RATE_DEFAULT))
-        counted = stream.frames > 0
+        counted, size = stream.frames > 0, shown_size(first, stream)
+        end = edited_end(container, stream)
     frames = frame_count(video)
+    if end is not None:
+        frames = min(frames, max(1, round((end - begin) * rate)))
     whole = is_whole(video, InputImpl.VideoFromFile(source))
     if not whole or frames < 2:
         return None
-    return VideoFile(Path(source), frames, *shown_size(first), begin, rate, plays, counted)
+    return VideoFile(Path(source), frames, *size, begin, rate, plays, counted)
 
 
 def is_whole(video: Any, file: Any) -> bool:
@@ -167,7 +171,7 @@ def copy_video(file: VideoFile, target: Path, audio: Any) -> None:
 def pictures(file: VideoFile, fps: Fraction, came: list[int]) -> Iterator[Tensor]:
     """The file's pictures (3, H, W) in [0, 1] at a constant rate, one by one; their numbers are put into `came`."""
     times = [float(number / fps) for number in range(ceil(file.frames * fps / file.rate) + 1)]
-    for number, picture in each_picture(file.path, times, float(1 / file.rate)):
+    for number, picture in each_picture(file.path, times, float(1 / file.rate), in_sync=True):
         came.append(number)
         yield picture.float() / 255
 
@@ -178,7 +182,7 @@ def encode_anew(file: VideoFile, target: Path, audio: Any) -> tuple[float, str]:
     fps = file.rate / every
     expected = ceil(file.frames / every)
     frames = FrameStream(pictures(file, fps, came), (expected, 3, file.height, file.width))
-    encode_video(target, frames, frame_rate(float(fps)), "h264", CRF, audio, {})
+    encode_video(target, frames, fps, "h264", CRF, audio, {})
     fewer = file.counted and len(came) < expected - 1
     broken = f"The file tells of {expected} frames, and {len(came)} can be decoded." if fewer else ""
     return float(fps), joined(note, broken)

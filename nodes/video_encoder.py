@@ -18,7 +18,9 @@ from .inputs import MAX_FPS
 
 CODECS = {"h264": ("libx264", "avc1"), "h265": ("libx265", "hvc1")}  # Apple's players take H.265 as hvc1 only
 FEWEST_REORDERED = 4  # frames that x265 may put in another order
+NARROW = 64  # pixels; x265 plans a narrower picture's quality over time in memory that is too small
 FPS_DENOMINATOR = 1001  # broadcast rates are 24000, 30000 and 60000 / 1001, and come from nodes as floats
+LOUDEST = 100.0  # beyond 1 it is too loud and cut off, beyond this it is in another unit; AAC hangs on 1e6
 AUDIO_LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
 AUDIO_BITS_PER_CHANNEL = 96_000  # a second
 AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
@@ -29,14 +31,14 @@ def frame_rate(fps: float) -> Fraction:
     """The exact rate that a number stands for: 29.97003 is 30000/1001."""
     if not 0 < fps <= MAX_FPS:
         raise ValueError(f"fps is {fps}; expected above 0 and at most {MAX_FPS} frames per second")
-    rate = Fraction(fps).limit_denominator(FPS_DENOMINATOR)
-    if rate == 0:
+    if fps < 1 / FPS_DENOMINATOR:
         raise ValueError(f"fps is {fps}; expected at least 1/{FPS_DENOMINATOR} frames per second")
-    return rate
+    return Fraction(fps).limit_denominator(FPS_DENOMINATOR)
 
 
 def check_audio(audio: Any) -> tuple[Tensor, int]:
-    """AUDIO -> waveform (channels, samples) and samples a second. Raises ValueError for what AAC cannot hold."""
+    """AUDIO -> waveform (channels, samples) cut off to [-1, 1], and samples a second. Raises ValueError for what AAC
+    cannot hold, and for values that are no sound in [-1, 1] at all."""
     waveform, rate = audio["waveform"], int(audio["sample_rate"])
     shape, is_float = tuple(waveform.shape), waveform.is_floating_point()
     if len(shape) != 3 or shape[0] != 1 or shape[2] == 0 or rate <= 0 or not is_float:
@@ -47,7 +49,10 @@ def check_audio(audio: Any) -> tuple[Tensor, int]:
     if shape[1] not in AUDIO_LAYOUTS:
         raise ValueError(f"audio: got {shape[1]} channels; expected 1 (mono), 2 (stereo) or 6 (5.1)")
     check_finite(waveform, "audio")
-    return waveform[0].float().cpu(), rate
+    peak = float(waveform.abs().max())
+    if peak > LOUDEST:
+        raise ValueError(f"audio: got values up to {peak:g}; expected -1 to 1; divide whole numbers by the largest")
+    return waveform[0].float().cpu().clamp(-1, 1), rate
 
 
 def open_video_stream(
@@ -63,9 +68,12 @@ def open_video_stream(
     context.gop_size = max(1, round(rate))  # a key frame every second, so that players seek fast
     context.options = {"crf": str(crf)}
     if codec == "h265":
-        # x265 gives wrong decoding times, at random, to a video that ends before its frames are reordered
-        reordered = "" if frames >= FEWEST_REORDERED else ":bframes=0"
-        context.options |= {"x265-params": f"log-level=error{reordered}"}
+        params = ["log-level=error"]
+        if frames < FEWEST_REORDERED:  # x265 gives them wrong decoding times, at random
+            params.append("bframes=0")
+        if width < NARROW:  # x265 writes beyond its memory
+            params.append("cutree=0")
+        context.options |= {"x265-params": ":".join(params)}
     try:
         context.open()
     except av.FFmpegError as error:

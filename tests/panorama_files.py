@@ -70,3 +70,26 @@ def cut_short(file: Path, part: float) -> Path:
     data = file.read_bytes()
     file.write_bytes(data[: int(len(data) * part)])
     return file
+
+
+def copied(source: Path, target: Path, *, from_key: int = 0, later: float = 0.0) -> Path:
+    """A video's packets in another file as they are, from its nth key frame on, so many seconds later."""
+    with av.open(str(source)) as container, av.open(str(target), "w") as written:
+        stream = container.streams.video[0]
+        out, keys = written.add_stream_from_template(stream), 0
+        for packet in container.demux(stream):
+            if not packet.size:
+                continue
+            keys += packet.is_keyframe
+            if keys > from_key:
+                shift = round(later / packet.time_base)
+                packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, out
+                written.mux(packet)
+    return target
+
+
+def trimmed(source: Path, target: Path, frames: int) -> Path:
+    """An MP4 that begins so many frames later without encoding: its edit list hides those before."""
+    with av.open(str(source)) as container:
+        later = -frames / float(container.streams.video[0].average_rate)
+    return copied(source, target, later=later)

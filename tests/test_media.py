@@ -55,8 +55,8 @@ def test_where_seeking_breaks_off_all_is_decoded_from_the_start(
     file, wanted, decode_at = write_video(tmp_path / "clip.mp4", 60), [33, 41, 59], video.decode_at
     sought = read_frames(file, wanted, 16)
 
-    def broken(*args: Any, seek: bool) -> Iterator[Tensor]:
-        for number, picture in enumerate(decode_at(*args, seek=seek)):
+    def broken(*args: Any, seek: bool, in_sync: bool) -> Iterator[Tensor]:
+        for number, picture in enumerate(decode_at(*args, seek=seek, in_sync=in_sync)):
             if seek and number == 2:
                 return
             yield picture if not seek else torch.zeros_like(picture)

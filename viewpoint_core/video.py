@@ -1,5 +1,6 @@
 """Video files: pictures by time, upright and in the right colours, and the sound beside them."""
 
+import logging
 import math
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,10 +11,12 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 import torch
+from av.audio.frame import AudioFrame
 from av.audio.layout import AudioLayout
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.container import InputContainer
+from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace
 from av.video.stream import VideoStream
@@ -26,6 +29,8 @@ from .pixels import fit_size
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"}
 HEADER_RATE_DEFAULT = 25.0
 SEEK_SECONDS = 1.0
+SHORTEST_TICK = 2e-3  # seconds; what is closer is a rounded time stamp, not a frame rate
+TIED = 1e-6  # seconds that a frame comes after the one whose time stamp it has
 LAYOUTS_OF_6 = {"5.1", "5.1(side)", "6 channels"}  # the last one says nothing else, and is taken for 5.1
 
 
@@ -45,28 +50,65 @@ def open_video(file: Path) -> tuple[InputContainer, VideoStream]:
     return container, stream
 
 
+def edited_end(container: InputContainer, stream: VideoStream) -> float | None:
+    """When a stream ends, in seconds, where an edit list may hide frames that the header counts; else None."""
+    if "mov" not in container.format.name or not stream.duration:
+        return None
+    return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+
+
 def clean_frames(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-    """Frames in the order they are shown, up to the end or the first damage."""
+    """Frames in the order they are shown, up to the end or the first damage behind a clean frame.
+
+    What is damaged before it is left out: where a file was cut or a seek lands, frames may lean on some that are gone.
+    """
+    begun = False
+    for packet in readable_packets(container, stream):
+        damaged = packet.is_corrupt
+        if damaged and not begun:
+            continue
+        try:
+            frames = stream.codec_context.decode(None if damaged else packet)
+        except (av.FFmpegError, OSError):
+            frames, damaged = [], True
+        for frame in frames:
+            if frame.is_corrupt:
+                damaged = True
+                break
+            begun = True
+            yield frame
+        if damaged and begun:
+            return
+
+
+def readable_packets(container: InputContainer, stream: VideoStream | AudioStream) -> Iterator[Packet]:
+    """A stream's packets, the last one empty, up to where the file cannot be read any further."""
     try:
-        for packet in container.demux(stream):
-            for frame in stream.codec_context.decode(None if packet.is_corrupt else packet):
-                if frame.is_corrupt:
-                    return
-                yield frame
-            if packet.is_corrupt:
-                return
+        yield from container.demux(stream)
     except (av.FFmpegError, OSError):
         return
 
 
+def time_of(frame: VideoFrame, container: InputContainer, stream: VideoStream) -> float | None:
+    """When a frame is to be shown, in seconds. AVI numbers its frames as they are stored, not as they are shown."""
+    stamp = frame.dts if container.format.name == "avi" else frame.pts
+    return None if stamp is None else float(stamp * stream.time_base)
+
+
 def timed_frames(container: InputContainer, stream: VideoStream) -> Iterator[tuple[float, VideoFrame]]:
-    """Clean frames with their times in seconds; a time that is missing or does not grow is one tick after the last."""
+    """Clean frames with their times in seconds, which grow.
+
+    A time that is missing, or that goes back by more than a tick, is one tick after the last; one that two frames share
+    is hardly after it, so that those behind keep theirs.
+    """
     tick = 1 / float(stream.average_rate or HEADER_RATE_DEFAULT)
     last: float | None = None
     for frame in clean_frames(container, stream):
-        time = None if frame.pts is None else float(frame.pts * stream.time_base)
-        if last is not None and (time is None or time <= last):
+        time = time_of(frame, container, stream)
+        if last is not None and (time is None or time < last - tick):
             time = last + tick
+        elif last is not None and time <= last:
+            time = last + TIED
         last = 0.0 if time is None else time
         yield last, frame
 
@@ -87,9 +129,10 @@ def display_turn(frame: VideoFrame) -> tuple[bool, bool, bool]:
     return exchanged, (c if exchanged else a) < 0, (b if exchanged else d) < 0
 
 
-def shown_size(frame: VideoFrame) -> tuple[int, int]:
-    """Width and height of a frame as it is to be shown."""
-    return (frame.height, frame.width) if display_turn(frame)[0] else (frame.width, frame.height)
+def shown_size(frame: VideoFrame, stream: VideoStream) -> tuple[int, int]:
+    """Width and height of a stream's frame as it is to be shown, in square pixels."""
+    width, height = round(frame.width * float(stream.sample_aspect_ratio or 1)), frame.height
+    return (height, width) if display_turn(frame)[0] else (width, height)
 
 
 def colours_of(stream: VideoStream) -> Colours:
@@ -126,21 +169,28 @@ def to_rgb(frame: VideoFrame, size: tuple[int, int] | None = None, colours: Colo
     return picture.flip(flips).contiguous()
 
 
-def pick_frames(timed: Iterable[tuple[float, VideoFrame]], times: Sequence[float], tick: float) -> Iterator[VideoFrame]:
-    """The frames on screen at growing times; fewer where the frames end before, none where they start after."""
-    picked, shown = 0, None
-    limits = [time + tick / 2 for time in times]
+def pick_frames(
+    timed: Iterable[tuple[float, VideoFrame]], times: Sequence[float], tick: float, *, in_sync: bool = False
+) -> Iterator[VideoFrame]:
+    """The frames on screen at growing times; fewer where the frames end before, none where they start after.
+
+    A frame may be half a tick early; where it is to be `in_sync` with sound, half the shortest time between two frames
+    that came, if that is less: a mean rate says little of a recording that mostly stands still.
+    """
+    picked, shown, early = 0, None, tick / 2
     for moment, frame in timed:
-        if shown is None and moment >= limits[0]:
+        if shown is None and moment >= times[0] + early:
             return
-        while shown is not None and picked < len(limits) and moment >= limits[picked]:
+        if in_sync and shown is not None and moment - shown[0] >= SHORTEST_TICK:
+            early = min(early, (moment - shown[0]) / 2)
+        while shown is not None and picked < len(times) and moment >= times[picked] + early:
             picked += 1
             yield shown[1]
-        if picked == len(limits):
+        if picked == len(times):
             return
         shown = moment, frame
-    for limit in limits[picked:] if shown else []:
-        if limit - shown[0] <= tick + 1e-6:
+    for time in times[picked:] if shown else []:
+        if time - shown[0] <= tick / 2 + 1e-6:
             yield shown[1]
 
 
@@ -160,6 +210,7 @@ def decode_at(
     size: tuple[int, int] | None,
     on_step: Callable[[], None],
     *,
+    in_sync: bool,
     seek: bool,
 ) -> Iterator[Tensor]:
     """The pictures on screen at growing times in seconds after the first frame; fewer where some cannot be had.
@@ -176,7 +227,9 @@ def decode_at(
             except (av.FFmpegError, OSError):
                 return
         frames = telling(timed_frames(container, stream), on_step) if seek else chain([first], timed)
-        for frame in pick_frames(frames, [first[0] + time for time in times], tick):
+        if size is None and stream.sample_aspect_ratio not in (None, 0, 1):
+            size = shown_size(first[1], stream)
+        for frame in pick_frames(frames, [first[0] + time for time in times], tick, in_sync=in_sync):
             yield to_rgb(frame, size, colours_of(stream))
 
 
@@ -186,21 +239,24 @@ def each_picture(
     tick: float,
     size: tuple[int, int] | None = None,
     on_step: Callable[[], None] = lambda: None,
+    *,
+    in_sync: bool = False,
 ) -> Iterator[tuple[int, Tensor]]:
     """The pictures on screen at growing times in seconds after the first, uint8 (3, H, W), each with its number from 0,
-    one after the other; fewer where the video ends or breaks. A time may be half a tick early.
+    one after the other; fewer where the video ends or breaks. How early a picture may be: see `pick_frames`.
 
+    Without a `size` they have the video's own, in square pixels.
     Seeks where that saves decoding. Where seeking fails, all is decoded, and the pictures begin at 0 once more.
     `on_step` is called for each frame that is decoded, which may be many more than there are pictures.
     """
     if times[0] > SEEK_SECONDS:
         came = 0
-        for number, picture in enumerate(decode_at(file, times, tick, size, on_step, seek=True)):
+        for number, picture in enumerate(decode_at(file, times, tick, size, on_step, in_sync=in_sync, seek=True)):
             came = number + 1
             yield number, picture
         if came == len(times):
             return
-    yield from enumerate(decode_at(file, times, tick, size, on_step, seek=False))
+    yield from enumerate(decode_at(file, times, tick, size, on_step, in_sync=in_sync, seek=False))
 
 
 def no_frame(file: Path) -> ValueError:
@@ -225,13 +281,10 @@ def read_opening(file: Path) -> Opening:
         if frame is None:
             raise no_frame(file)
         tick = 1 / float(stream.average_rate or HEADER_RATE_DEFAULT)
-        width, height = frame.width * float(stream.sample_aspect_ratio or 1), frame.height
         try:
-            exchanged = display_turn(frame)[0]
+            return Opening(time, tick, *shown_size(frame, stream))
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
-        size = (height, width) if exchanged else (width, height)
-        return Opening(time, tick, round(size[0]), round(size[1]))
 
 
 def clip_size(file: Path, longest_side: int) -> tuple[int, int]:
@@ -261,7 +314,7 @@ def read_clip(
     size = fit_size(opening.width, opening.height, longest_side)
     times = [start_s + number / fps for number in range(length)]
     clip, came = torch.empty(length, 3, *size[::-1], dtype=torch.uint8), 0
-    for number, picture in each_picture(file, times, opening.tick, size, on_step):
+    for number, picture in each_picture(file, times, opening.tick, size, on_step, in_sync=True):
         clip[number], came = picture, number + 1
         on_frame()
     if came < length:
@@ -274,17 +327,38 @@ def read_clip(
 
 def read_sound(file: Path, begin: float, seconds: float) -> tuple[Tensor, int] | None:
     """A video's sound from a time stamp on, float32 (channels, samples), and its rate; silent where it starts later,
-    shorter where it ends before. Mono, stereo or 5.1. None where there is none. Raises ValueError for damage."""
+    shorter where it ends before. Mono, stereo or 5.1. None where there is none.
+
+    Damaged packets are silent, which is logged. Raises ValueError where nothing but damage is found.
+    """
     with av.open(str(file)) as container:
         if not container.streams.audio:
             return None
         stream = container.streams.audio[0]
         if stream.codec_context is None:
             raise ValueError(f"{file}: the sound cannot be decoded (it is of no known kind)")
+        problems: list[str] = []
+        sound = decode_sound(container, stream, begin, seconds, problems)
+        if problems and sound is None:
+            raise ValueError(f"{file}: the sound cannot be decoded ({problems[0]})")
+        if problems:
+            logging.warning("%s: damaged packets of the sound are silent: %d (%s)", file, len(problems), problems[0])
+        return sound
+
+
+def sound_frames(container: InputContainer, stream: AudioStream, problems: list[str]) -> Iterator[AudioFrame]:
+    """A sound stream's frames without those of damaged packets, whose errors are added to `problems`."""
+    packets = container.demux(stream)
+    while True:
         try:
-            return decode_sound(container, stream, begin, seconds)
-        except av.FFmpegError as error:
-            raise ValueError(f"{file}: the sound cannot be decoded ({error.strerror})") from error
+            packet = next(packets, None)
+            frames = [] if packet is None else stream.codec_context.decode(packet)
+        except (av.FFmpegError, OSError) as error:
+            problems.append(getattr(error, "strerror", None) or str(error))
+            continue
+        if packet is None:
+            return
+        yield from frames
 
 
 class Mix(NamedTuple):
@@ -309,27 +383,30 @@ def mix_of(layout: AudioLayout) -> Mix:
 
 
 def decode_sound(
-    container: InputContainer, stream: AudioStream, begin: float, seconds: float
+    container: InputContainer, stream: AudioStream, begin: float, seconds: float, problems: list[str]
 ) -> tuple[Tensor, int] | None:
-    """What `read_sound` gives, of an open file. Raises FFmpegError for damage.
+    """What `read_sound` gives, of an open file; what is wrong with damaged packets is added to `problems`.
 
     A frame follows the last one without a joint where its time stamp allows it: Matroska counts in whole milliseconds.
+    Recordings of broadcasts may change their layout on the way.
     """
     rate, mix = stream.rate, mix_of(stream.layout)
     tolerance = math.ceil(stream.time_base * rate) + 1
-    resampler = AudioResampler(format=mix.format, layout=mix.layout, rate=rate)
+    resampler, kind = None, None
     sound, end = np.zeros((mix.channels, round(seconds * rate)), np.float32), 0
     container.seek(max(0, int((begin - SEEK_SECONDS) / stream.time_base)), stream=stream, backward=True)
     due: int | None = None
-    for frame in container.decode(stream):
+    for frame in sound_frames(container, stream, problems):
+        if kind != (kind := (frame.format.name, frame.layout.name, frame.sample_rate)):
+            resampler = AudioResampler(format=mix.format, layout=mix.layout, rate=rate)
         first = round((float(frame.time or 0) - begin) * rate)
         if due is not None and abs(first - due) <= tolerance:
             first = due
-        due = first + frame.samples
+        due = first + round(frame.samples * rate / frame.sample_rate)
         if first >= sound.shape[1]:
             break
         parts = [part.to_ndarray().reshape(-1, part.layout.nb_channels).T for part in resampler.resample(frame)]
-        samples = np.concatenate(parts, axis=1)
+        samples = np.concatenate(parts, axis=1) if parts else np.zeros((mix.channels, 0), np.float32)
         samples = samples[: mix.channels, max(0, -first) :][:, : sound.shape[1] - max(0, first)]
         start = max(0, first)
         sound[:, start : start + samples.shape[1]] = samples / mix.one

@@ -1,7 +1,9 @@
 """The nodes that take video files, as the host calls them: python videos.py HOST PACK, as in checks.py."""
 
 import asyncio
+import io
 import os
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from checks import comfy, load, pack, torch
+from checks import comfy, host, load, pack, torch
 from memory_peak import peak_bytes
 from running import expect_error, run_checks
 
@@ -29,12 +31,14 @@ from comfy_execution.caching import CacheKeySetInputSignature, HierarchicalCache
 from comfy_execution.graph import DynamicPrompt
 from comfy_extras.nodes_primitive import String as PrimitiveString
 from pack.nodes.clip import PIXEL_BYTES, ViewPointLoadClip
+from pack.nodes.output import encode_image
 from pack.nodes.preview import ViewPointPreview360
-from pack.nodes.video_encoder import encode_video
+from pack.nodes.video_encoder import check_audio, encode_video
 from pack.viewpoint_core.video import read_sound, to_rgb
+from PIL import Image
 
 sys.path.append(str(pack / "tests"))
-from panorama_files import cut_short, numbers_shown, picture, write_video
+from panorama_files import cut_short, numbers_shown, picture, trimmed, write_video
 from phone_clips import write_pictures
 
 
@@ -272,6 +276,63 @@ def check_a_damaged_file_is_shown_as_far_as_it_goes_and_that_is_said() -> None:
         count = len(decoded(file)[0])
         assert 10 < count < 50
         assert shown["note"] == f"The file tells of 60 frames, and {count} can be decoded."
+
+
+def check_frames_that_an_edit_list_hides_are_no_damage() -> None:
+    with own_folder() as folder:
+        source = write_video(folder / "a.mp4", 60, codec="mpeg4")
+        file, shown = look(Unloaded(str(trimmed(source, folder / "b.mp4", 7))), folder)
+        assert len(decoded(file)[0]) == 53
+        assert shown["note"] == ""
+
+
+def check_a_rate_of_minutes_a_frame_keeps_its_time() -> None:
+    with own_folder() as folder:
+        source = folder / "slow.mkv"
+        with av.open(str(source), "w") as container:
+            stream = container.add_stream("mpeg4", rate=Fraction(1, 1800))
+            stream.width, stream.height, stream.pix_fmt = 128, 64, "yuv420p"
+            for number in range(4):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(number, 128, 64), format="rgb24")))
+            container.mux(stream.encode(None))
+        file, _ = look(Unloaded(str(source)), folder)
+        with av.open(str(file)) as container:
+            assert container.streams.video[0].average_rate == Fraction(1, 1800)
+
+
+def check_narrow_h265_is_encoded_within_its_memory() -> None:
+    """x265 wrote beyond it, which ends the process: one of its own here, so that the check sees it."""
+    script = """
+import sys
+from pathlib import Path
+target = Path(sys.argv[3])
+import checks
+import torch
+from fractions import Fraction
+from types import SimpleNamespace
+from pack.nodes.video_encoder import encode_video
+for width in (32, 36, 40, 48, 52):
+    frames = torch.rand(5, 3, width // 2, width)
+    encode_video(target, frames, Fraction(16), "h265", 20, None, {}, SimpleNamespace(update=lambda _: None))
+"""
+    with tempfile.TemporaryDirectory() as work:
+        code = [sys.executable, "-c", script, str(host), str(pack), str(Path(work) / "a.mp4")]
+        done = subprocess.run(code, cwd=Path(__file__).parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def check_sound_is_cut_off_at_full_loudness_and_whole_numbers_are_refused() -> None:
+    sound = {"waveform": torch.tensor([[[0.0, 0.5, -3.0, 2.0]]]), "sample_rate": 8000}
+    assert check_audio(sound)[0].tolist() == [[0.0, 0.5, -1.0, 1.0]]
+    sound["waveform"] *= 32768
+    expect_error(lambda: check_audio(sound), "audio: got values up to 98304; expected -1 to 1")
+
+
+def check_metadata_that_no_png_can_name_is_left_out() -> None:
+    metadata = {"prompt": "{}", "\u00e9\u65e5\u672c": "[]", "a" * 80: "x", "workflow": "\u65e5\u672c"}
+    data = encode_image(torch.rand(3, 32, 64), "png", 90, metadata)
+    with Image.open(io.BytesIO(data)) as image:
+        assert {name: image.text.get(name) for name in metadata} == metadata | dict.fromkeys(list(metadata)[1:3])
 
 
 def check_sound_that_outlasts_the_pictures_is_no_damage() -> None:

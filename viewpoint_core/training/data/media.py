@@ -4,6 +4,7 @@ A video's pictures are counted on a constant timeline: picture i is the one on s
 At a constant rate that is the i-th decoded frame; at a variable rate frames repeat or fall away, and time stays right.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
@@ -23,9 +24,9 @@ from ...pixels import fit_size
 from ...video import (
     HEADER_RATE_DEFAULT,
     VIDEO_SUFFIXES,
-    Colours,
     colours_of,
     each_picture,
+    edited_end,
     no_frame,
     open_video,
     shown_size,
@@ -115,22 +116,32 @@ def timeline(times: np.ndarray, header_rate: float) -> tuple[int, float]:
 
 
 def missing_frames(container: InputContainer, stream: VideoStream, times: Sequence[float], fps: float) -> int:
-    """How many frames the container declares beyond those at `times`; 0 where it does not say."""
+    """How many frames the container declares beyond those at `times`; 0 where it does not say.
+
+    Frames that an edit list hides are counted, but do not lengthen the stream; Matroska's lengths count from 0.
+    """
+    end = edited_end(container, stream)
     if stream.frames:
-        return max(0, stream.frames - len(times))
+        not_shown = math.inf if end is None else whole_ticks((end - times[-1]) * fps) - 1
+        return max(0, min(stream.frames - len(times), not_shown))
     if container.duration is None or len(container.streams) > 1:  # another stream may be the one that lasts longer
         return 0
-    end = ((container.start_time or 0) + container.duration) / av.time_base
-    return max(0, round((end - times[-1]) * fps) - 1)
+    begin = 0 if "matroska" in container.format.name else container.start_time or 0
+    return max(0, whole_ticks(((begin + container.duration) / av.time_base - times[-1]) * fps) - 1)
+
+
+def whole_ticks(ticks: float) -> int:
+    """How many pictures fit into so many ticks, the last of which may be a little short."""
+    return math.floor(ticks + 0.25)
 
 
 def look_away(time: float, draw: Callable[[int], Tensor]) -> None:
     """The Look that sees nothing."""
 
 
-def shrink_frame(frame: VideoFrame, colours: Colours, longest_side: int) -> Tensor:
-    """A small copy of a frame, uint8 (3, h, w)."""
-    return to_rgb(frame, fit_size(*shown_size(frame), longest_side), colours)
+def shrink_frame(frame: VideoFrame, stream: VideoStream, longest_side: int) -> Tensor:
+    """A small copy of a stream's frame, uint8 (3, h, w)."""
+    return to_rgb(frame, fit_size(*shown_size(frame, stream), longest_side), colours_of(stream))
 
 
 def probe_video(file: Path, look: Look = look_away) -> MediaInfo:
@@ -140,8 +151,8 @@ def probe_video(file: Path, look: Look = look_away) -> MediaInfo:
         sizes, times = set(), []
         for time, frame in timed_frames(container, stream):
             times.append(time)
-            sizes.add(shown_size(frame))
-            look(time - times[0], partial(shrink_frame, frame, colours_of(stream)))
+            sizes.add(shown_size(frame, stream))
+            look(time - times[0], partial(shrink_frame, frame, stream))
         header_rate = float(stream.average_rate or 0)
         if not times:
             raise no_frame(file)

@@ -15,7 +15,7 @@ from .panorama_check import CHECK, LONGEST_SIDE, panorama_problem
 from .shots import SHOTS, Shots
 
 # To be changed with whatever changes what `probe` finds.
-PROBE = "probe-1"
+PROBE = "probe-2"
 VERSION = f"{PROBE} {CHECK} {SHOTS}"
 MAX_KEPT = 16
 
@@ -34,6 +34,10 @@ class Probed(NamedTuple):
 
 class Stopped(Exception):
     """The run ends before all is decoded."""
+
+
+class NotKept(Exception):
+    """What was found cannot be written."""
 
 
 class Inspection:
@@ -121,8 +125,11 @@ class ProbedFiles:
         return found
 
     def keep(self, row: dict[str, Any]) -> None:
-        """Add a line, on disk before this returns."""
-        with self.lock, self.file.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(row) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+        """Add a line, on disk before this returns. Raises NotKept where that fails: it is no fault of the file's."""
+        try:
+            with self.lock, self.file.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(row) + "\n")
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError as error:
+            raise NotKept(f"{self.file}: {error.strerror}") from error
