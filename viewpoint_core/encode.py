@@ -287,7 +287,13 @@ def encode(options: argparse.Namespace) -> int:
     for problem in short[index::count]:
         print(f"encode: {problem.name}: {problem.reason}", file=sys.stderr)
     make_folders(options.cache)
-    write_plan(options.cache, specs, options.map_size, options.layout)
+    gone = write_plan(options.cache, specs, options.map_size, options.layout)
+    if gone:
+        print(
+            f"encode: {gone} clips that {options.cache} held are not in this manifest or of other settings, and will "
+            "not train; to add items, put them into the manifest of the others",
+            file=sys.stderr,
+        )
     if options.no_text and index == 0 and not is_text_finished(options.cache, "", NO_TEXT):
         write_text(options.cache, "", torch.zeros(1, TEXT_DIM), NO_TEXT)
     with stopped_by_signals() as stop:

@@ -60,7 +60,7 @@ def trainer_checkpoint(source: Path) -> Path | None:
 
 def trainer_weights(checkpoint: Path, mode: str, average: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
     """What a run of this mode ("full" or "lora") has trained, under diffusers names, and its metadata."""
-    facts = read_facts(checkpoint)
+    facts = read_facts(checkpoint, "mode", METADATA_BLOCKS)
     if facts["mode"] != mode:
         raise ValueError(f"{checkpoint} is of a run in mode {facts['mode']}; this exports what mode {mode} trains")
     metadata = {METADATA_BLOCKS: facts[METADATA_BLOCKS]}
@@ -259,16 +259,21 @@ def warn_of_base(file: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; 0, or 2 with a message on bad input."""
+    """Run the command line; 0, 2 with a message on bad input, 130 where it is stopped."""
     options = parse_arguments(arguments)
     try:
         check_target(target_file(options), replace=options.force)
+        if options.command != "diffusers" and not options.target.parent.is_dir():
+            raise ValueError(f"{options.target}: there is no folder {options.target.parent}")
         with tqdm(unit="B", unit_scale=True, desc=options.command) as bar:
             for done in start(options):
                 bar.update(done - bar.n)
     except (ValueError, OSError) as error:
         print(f"export: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("export: stopped; nothing is written", file=sys.stderr)
+        return 130
     if options.command == "lora":
         warn_of_base(options.target)
     if not options.ema and keeps_average(options.source):

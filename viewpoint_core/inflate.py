@@ -10,7 +10,7 @@ from .checkpoint import inflate_checkpoint, read_checkpoint
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; 0, or 2 with a message on bad input."""
+    """Run the command line; 0, 2 with a message on bad input, 130 where it is stopped."""
     parser = argparse.ArgumentParser(prog="python -m viewpoint_core.inflate", description=__doc__)
     parser.add_argument(
         "source", type=Path, help="stock checkpoint: a .safetensors file, an index, or a folder of shards"
@@ -29,6 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"inflate: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("inflate: stopped; nothing is written", file=sys.stderr)
+        return 130
     print(options.target)
     return 0
 

@@ -1,6 +1,7 @@
 """Make a training manifest from folders of panoramas: python -m viewpoint_core.prepare --folder DIR --out FILE."""
 
 import argparse
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +27,7 @@ from .training.data.manifest import (
     with_stored_captions,
     write_manifest,
 )
-from .training.data.probed import ProbedFiles
+from .training.data.probed import NotKept, ProbedFiles
 
 EPILOG = """\
 Layouts:
@@ -71,11 +72,24 @@ def find_candidates(
         found = ADAPTERS[dataset](root)
         problems += [*found.problems, *unread_videos(root)]
         for candidate in found.candidates:
+            if not is_utf8(candidate.path):
+                shown = os.fsencode(candidate.path).decode("utf-8", "replace")
+                problems.append(Problem(shown, "its name is not UTF-8, as manifests are; rename it"))
+                continue
             if candidate.licence == "unknown":
                 candidate = replace(candidate, licence=licence)
             if entries.setdefault(candidate.path.resolve(), (dataset, candidate))[1] is not candidate:
                 problems.append(Problem(str(candidate.path), "found twice; kept once"))
     return list(entries.values()), problems
+
+
+def is_utf8(path: Path) -> bool:
+    """Whether a path can be written into a manifest."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def scan(
@@ -241,7 +255,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     try:
         return prepare(options)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, NotKept) as error:
         print(f"prepare: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

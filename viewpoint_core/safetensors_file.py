@@ -99,7 +99,7 @@ def write_entries(entries: Sequence[Entry], metadata: dict[str, str], target: Pa
         position += size
     encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % 8)
-    with replacing(target) as partial, partial.open("wb") as stream:
+    with replacing(target, same_name=True) as partial, partial.open("wb") as stream:
         stream.write(struct.pack("<Q", len(encoded)) + encoded)
         for entry in entries:
             for chunk in entry.chunks():

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
 from dataclasses import asdict
+from pathlib import Path
 from statistics import fmean
 
 import torch
@@ -19,6 +20,7 @@ from tqdm import tqdm
 
 from .replacing import replace_text
 from .training.config import PRESETS, TrainingConfig, add_flags, check_keys, read_config
+from .training.data.manifest import drop_torn_line
 from .training.dry_run import estimate
 from .training.ema import averaged_weights, trained_parameters, update_ema
 from .training.loop import (
@@ -33,7 +35,7 @@ from .training.loop import (
 )
 from .training.parallel import end_processes, gradients_shared, uses_deepspeed
 from .training.plan import derive_seed, lr_at
-from .training.run import Run, has_kept, is_to_keep, keep_weights, save, start_run
+from .training.run import Run, has_kept, is_to_keep, keep_weights, save, sole_run, start_processes, start_run
 from .training.state import wait_for_all
 from .training.stopping import stopped_by_signals
 from .training.watch import heldout_losses, sample_clips, sample_map, write_sample
@@ -44,7 +46,7 @@ OUT_OF_MEMORY = (
     "--dry-run foretells what a run takes. Where samples were being made: sample_every 0. The newest checkpoint is as "
     "it was"
 )
-CONFIG_FILE, LOG_FOLDER, STOP_FILE = "config.json", "tensorboard", "stop"
+CONFIG_FILE, LOG_FILE, LOG_FOLDER, STOP_FILE = "config.json", "log.jsonl", "tensorboard", "stop"
 STOPPED = 130  # as shells say of what Ctrl-C ended
 
 
@@ -101,9 +103,11 @@ def log_numbers(run: Run, numbers: dict[str, float]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         run.log = SummaryWriter(str(run.output / LOG_FOLDER), purge_step=run.step)
+        if (run.output / LOG_FILE).exists():
+            drop_torn_line(run.output / LOG_FILE)
     for name, value in numbers.items():
         run.log.add_scalar(name, value, run.step)
-    with (run.output / "log.jsonl").open("a", encoding="utf-8") as stream:
+    with (run.output / LOG_FILE).open("a", encoding="utf-8") as stream:
         stream.write(json.dumps({"step": run.step, **numbers}) + "\n")
 
 
@@ -162,12 +166,17 @@ def train(run: Run) -> None:
     shown = {"total": config.steps, "initial": run.step, "disable": not accelerator.is_main_process}
     # the stream's workers end with it, also after an error: they do not heed the signal to end
     with closing(stream), tqdm(**shown, desc="train", unit="step") as bar:
-        train_from(run, stream, bar)
+        try:
+            train_from(run, stream, bar)
+        except (ValueError, OSError):
+            if accelerator.num_processes == 1 and run.step != run.saved:  # a clip or a sample failed, not the weights
+                save(run)
+            raise
 
 
 def train_from(run: Run, stream: Iterator[tuple[Batch, Draws]], bar: tqdm) -> None:
     """Train on batches that come."""
-    config, saved = run.config, run.step
+    config = run.config
     logged, logged_at = run.step, time.monotonic()
     if run.step and is_to_keep(run) and not has_kept(run):  # the run had ended before they were whole
         keep_weights(run)
@@ -182,12 +191,11 @@ def train_from(run: Run, stream: Iterator[tuple[Batch, Draws]], bar: tqdm) -> No
             logged, logged_at = run.step, time.monotonic()
             log_numbers(run, {**since_last_line(run), "lr": lr, "steps_per_second": speed})
         if run.step % config.save_every == 0 or run.step == config.steps:
-            saved = run.step
             save(run)
         if is_to_keep(run):
             keep_weights(run)
         watch(run)  # after saving: it may fail, and would fail again when the run goes on
-    if saved != run.step:
+    if run.saved != run.step:
         save(run)
 
 
@@ -222,18 +230,20 @@ def write_config(run: Run) -> None:
 def run_to_end(config: TrainingConfig) -> int:
     """Train to the last step, or until SIGINT or SIGTERM stops it after a step, and say which; the exit status, the
     same in all processes. Nothing of the run is left in memory."""
-    run = start_run(config)
-    write_config(run)
-    with stopped_by_signals() as run.stop:
-        train(run)
-        stopped = run.step < config.steps
-        if run.accelerator.is_main_process:
-            (run.output / STOP_FILE).unlink(missing_ok=True)
-        if stopped and run.accelerator.is_main_process:
-            print(f"train: stopped at step {run.step} of {config.steps}; the same command goes on", file=sys.stderr)
-        elif not stopped:
-            run.accelerator.print(f"Step {run.step}; checkpoints in {run.output / 'checkpoints'}")
-        wait_for_all()  # a launcher ends the other processes as soon as one has ended with 130
+    accelerator = start_processes(config)
+    with sole_run(Path(config.output)):
+        run = start_run(config, accelerator)
+        write_config(run)
+        with stopped_by_signals() as run.stop:
+            train(run)
+            stopped = run.step < config.steps
+            if accelerator.is_main_process:
+                (run.output / STOP_FILE).unlink(missing_ok=True)
+            if stopped and accelerator.is_main_process:
+                print(f"train: stopped at step {run.step} of {config.steps}; the same command goes on", file=sys.stderr)
+            elif not stopped:
+                accelerator.print(f"Step {run.step}; checkpoints in {run.output / 'checkpoints'}")
+            wait_for_all()  # a launcher ends the other processes as soon as one has ended with 130
     return STOPPED if stopped else 0
 
 
@@ -250,6 +260,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"train: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # before or after the steps, which heed it by themselves
+        print("train: stopped; the same command goes on", file=sys.stderr)
+        return STOPPED
     except torch.OutOfMemoryError as error:
         print(f"train: {OUT_OF_MEMORY} ({str(error).splitlines()[0]})", file=sys.stderr)
         return 2

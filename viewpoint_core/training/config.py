@@ -138,12 +138,24 @@ def check_keys(keys: Mapping[str, Any], source: str) -> None:
             raise ValueError(f"{source}: there is no key {key!r}{hint}")
 
 
+class OneOfEach(yaml.SafeLoader):
+    """Reads YAML as safe_load does, and refuses a key that comes twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping. Raises YAMLError for a key that was there before."""
+        keys = [self.construct_object(key, deep) for key, _ in node.value]
+        twice = next((key for number, key in enumerate(keys) if key in keys[:number]), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice!r} comes twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def read_file(file: Path) -> dict[str, Any]:
     """The keys of a flat YAML file. Raises ValueError for nested or unknown ones."""
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file} is not YAML: {error}") from error
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=OneOfEach)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not YAML in UTF-8: {error}") from error
     if content is None:
         return {}
     if not isinstance(content, dict):

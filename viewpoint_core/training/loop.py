@@ -53,21 +53,30 @@ class Draws:
 
 
 class Numbered(Dataset):
-    """Clips by the number of their batch and their index, so that a worker can draw what is random about the batch."""
+    """Clips by the number of their batch and their index, so that a worker can draw what is random about the batch.
+
+    In place of one that cannot be read comes its error: raised in a worker, it would end up in a traceback's text.
+    """
 
     def __init__(self, clips: Dataset) -> None:
         self.clips = clips
 
-    def __getitem__(self, place: tuple[int, int]) -> tuple[int, Mapping[str, Any]]:
+    def __getitem__(self, place: tuple[int, int]) -> tuple[int, Mapping[str, Any] | Exception]:
         number, index = place
-        return number, self.clips[index]
+        try:
+            return number, self.clips[index]
+        except (ValueError, OSError) as error:
+            return number, error
 
 
 def collate(
-    samples: Sequence[tuple[int, Mapping[str, Any]]], config: TrainingConfig, rank: int, world: int
-) -> tuple[Batch, Draws]:
-    """Samples of a cache to one batch, and its draws."""
+    samples: Sequence[tuple[int, Mapping[str, Any] | Exception]], config: TrainingConfig, rank: int, world: int
+) -> tuple[Batch, Draws] | Exception:
+    """Samples of a cache to one batch, and its draws; or the first error among them."""
     number, items = samples[0][0], [item for _, item in samples]
+    for item in items:
+        if isinstance(item, Exception):
+            return item
     texts = [item["text"] for item in items]
     empty = not any(bool(text.any()) for text in {id(text): text for text in texts}.values())
     batch = Batch(
@@ -98,17 +107,29 @@ def batches(
     rank: int,
     world: int,
 ) -> Iterator[tuple[Batch, Draws]]:
-    """This process's part of the endless sequence of batches, read and drawn ahead, from batch number `first` on."""
+    """This process's part of the endless sequence of batches, read and drawn ahead, from batch number `first` on.
+
+    Raises ValueError or OSError for a clip that cannot be read, and OSError where a worker was killed.
+    """
     size = config.batch_size
     joint = enumerate(batches_from(buckets, size * world, config.seed, first, config.image_share), start=first)
     mine = ([(number, index) for index in indices[rank * size : (rank + 1) * size]] for number, indices in joint)
-    yield from DataLoader(
+    loader = DataLoader(
         Numbered(clips),
         batch_sampler=mine,
         collate_fn=partial(collate, config=config, rank=rank, world=world),
         num_workers=config.workers,
         worker_init_fn=leave_signals,
     )
+    try:
+        for batch in loader:
+            if isinstance(batch, Exception):
+                raise batch
+            yield batch
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise OSError(f"a worker that reads clips was killed; with less memory take fewer workers ({error})") from error
 
 
 def draw(batch: Batch, config: TrainingConfig, world: int) -> Draws:

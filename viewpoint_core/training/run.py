@@ -1,6 +1,8 @@
 """A run of the trainer: what it holds on to, how it starts or goes on, and what it saves."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from ..checkpoint import METADATA_BLOCKS, PATCH_EMBEDDING, read_checkpoint
 from ..safetensors_file import StoredTensor
 from ..wan_attention import format_schedule
+from .claim import claimed
 from .config import TrainingConfig
 from .data.cache import CLIPS, CachedClips, has_known
 from .data.clips import projection_of
@@ -40,11 +43,13 @@ from .state import (
     KEPT,
     MODEL,
     as_main,
+    by_main,
     check_facts,
     collect_tensors,
     collect_weights,
     load_state,
     newest_checkpoint,
+    read_facts,
     save_state,
     write_tensors,
     write_whole,
@@ -77,6 +82,7 @@ class Run:
     epoch_length: float
     step: int = 0
     samples: int = 0
+    saved: int = 0
     stop: Stop = field(default_factory=Stop)
     log: Any = None
     grey: Grey = field(default_factory=dict)
@@ -169,12 +175,25 @@ def open_cache(config: TrainingConfig) -> tuple[CachedClips, CachedClips]:
     return CachedClips(Path(config.cache), known=known), CachedClips(Path(config.cache), "heldout", known=watched)
 
 
-def start_run(config: TrainingConfig) -> Run:
-    """Load everything, distribute it, and go on from the newest checkpoint if there is one."""
-    accelerator = Accelerator(
+def start_processes(config: TrainingConfig) -> Accelerator:
+    """The processes of a run, joined."""
+    return Accelerator(
         mixed_precision="bf16" if config.precision == "bf16" else "no",
         kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
     )
+
+
+@contextmanager
+def sole_run(output: Path) -> Iterator[None]:
+    """Have an output folder for this run alone. Raises OSError, in all processes, where another run has it."""
+    with ExitStack() as held:
+        by_main(lambda: held.enter_context(claimed(output)))
+        yield
+
+
+def start_run(config: TrainingConfig, accelerator: Accelerator | None = None) -> Run:
+    """Load everything, distribute it, and go on from the newest checkpoint if there is one."""
+    accelerator = accelerator or start_processes(config)
     if needs_float32(config, accelerator.device):
         accelerator.print("This CPU has no fast bfloat16: steps and the VAE are computed in float32")
         config = replace(config, precision="fp32", vae_dtype="fp32")
@@ -245,8 +264,9 @@ def resume(run: Run) -> None:
     found = as_main(lambda: newest_checkpoint(run.output))
     if found is None:
         return
-    stored = check_facts(found, run.facts)
+    stored = check_facts(found, run.facts) | read_facts(found, "step", "samples")
     run.step, run.samples = stored["step"], stored["samples"]
+    run.saved = run.step
     changed = [name for name, value in run.position.items() if stored.get(name) != value]
     if changed:
         run.accelerator.print(f"{', '.join(changed)} changed: the data goes on after {run.samples} samples")
@@ -263,7 +283,9 @@ def save(run: Run) -> Path:
         write = partial(write_deepspeed, run.model, run.accelerator, MODEL)
     else:
         write = partial(write_tensors, collect_tensors(run.model, run.optimizer, run.average)[0])
-    return save_state(run.output, write, saved_facts(run), step=run.step, keep=run.config.keep)
+    checkpoint = save_state(run.output, write, saved_facts(run), step=run.step, keep=run.config.keep)
+    run.saved = run.step
+    return checkpoint
 
 
 def is_to_keep(run: Run) -> bool:

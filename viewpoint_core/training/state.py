@@ -2,7 +2,9 @@
 weights and average alone, kept for good."""
 
 import json
+import logging
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -29,6 +31,8 @@ Found = TypeVar("Found")
 BASE_CHANNELS = "base_channels"  # of the model, before it was widened, that a LoRA was trained on
 CHECKPOINTS, KEPT = "checkpoints", "weights"
 FACTS, PARTIAL = "state.json", ".partial"
+STEP = re.compile(r"step_\d{8,}")
+WAY_ON = "remove that folder, and the same command goes on from the one before"
 MODEL, OPTIMIZER, AVERAGE = "model.", "optimizer.", "ema."
 FILE_BYTES = 1 << 30  # a process holds a file two or three times while it writes it
 OPTIONS = StateDictOptions(flatten_optimizer_state_dict=True, ignore_frozen_params=True, strict=False)
@@ -97,8 +101,9 @@ def as_main(look: Callable[[], Found]) -> Found:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The whole checkpoints below a run's output, the oldest first."""
-    return sorted(file.parent for file in (folder / CHECKPOINTS).glob(f"step_*/{FACTS}"))
+    """The whole checkpoints below a run's output, the oldest first. Folders of other names are somebody's copies."""
+    found = [file.parent for file in (folder / CHECKPOINTS).glob(f"step_*/{FACTS}") if STEP.fullmatch(file.parent.name)]
+    return sorted(found, key=lambda checkpoint: int(checkpoint.name.removeprefix("step_")))
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -162,9 +167,12 @@ def partial_folder(target: Path) -> Path:
 
 
 def drop(folders: Iterable[Path]) -> None:
-    """Remove folders."""
+    """Remove folders, or links to some; what cannot be removed is logged and stays."""
     for folder in folders:
-        shutil.rmtree(folder)
+        try:
+            folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)
+        except OSError as error:
+            logging.warning("%s could not be removed: %s", folder, error)
 
 
 def start_partial(partial: Path) -> None:
@@ -189,15 +197,21 @@ def publish(partial: Path, target: Path, facts: dict[str, Any]) -> None:
             os.close(parent)
 
 
-def read_facts(checkpoint: Path) -> dict[str, Any]:
-    """What a checkpoint says of itself."""
-    return json.loads((checkpoint / FACTS).read_text(encoding="utf-8"))
+def read_facts(checkpoint: Path, *needed: str) -> dict[str, Any]:
+    """What a checkpoint says of itself. Raises ValueError where that is damaged, or one of `needed` is not said."""
+    try:
+        facts = json.loads((checkpoint / FACTS).read_text(encoding="utf-8"))
+        if not isinstance(facts, dict) or not facts.keys() >= set(needed):
+            raise ValueError(f"expected {' and '.join(needed)}")
+    except ValueError as error:
+        raise ValueError(f"{checkpoint} is damaged: {FACTS}: {error}; {WAY_ON}") from error
+    return facts
 
 
 def check_facts(checkpoint: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     """What a checkpoint says. Raises ValueError where it belongs to another model, schedule, mode or optimiser; what it
     does not say, being of an earlier version, is not compared."""
-    stored = read_facts(checkpoint)
+    stored = read_facts(checkpoint, "step")
     for name, value in facts.items():
         if stored.get(name, value) != value:
             raise ValueError(
@@ -210,8 +224,12 @@ def check_facts(checkpoint: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
 def load_state(
     checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor] | None
 ) -> None:
-    """Read a checkpoint into model, optimiser and average, each process its part, whatever their number was."""
+    """Read a checkpoint into model, optimiser and average, each process its part, whatever their number was. Raises
+    ValueError where it is damaged."""
     tensors, settings = collect_tensors(model, optimizer, average)
+    missing = sorted(tensors.keys() - stored_tensors(checkpoint, "").keys())
+    if missing:
+        raise ValueError(f"{checkpoint} is damaged: {missing[0]} and {len(missing) - 1} more are missing; {WAY_ON}")
     quietly(dcp.load, tensors, storage_reader=HuggingFaceStorageReader(path=str(checkpoint)))
     part = {
         prefix: {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
@@ -241,7 +259,7 @@ def stored_tensors(checkpoint: Path, prefix: str) -> dict[str, Any]:
     try:
         stored = HuggingFaceStorageReader(path=str(checkpoint)).read_metadata().state_dict_metadata
     except SafetensorError as error:
-        raise ValueError(f"{checkpoint} is damaged: {error}") from error
+        raise ValueError(f"{checkpoint} is damaged: {error}; {WAY_ON}") from error
     return {name: entry for name, entry in stored.items() if name.startswith(prefix)}
 
 

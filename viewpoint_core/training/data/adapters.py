@@ -2,8 +2,10 @@
 
 import csv
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,9 +44,19 @@ def sorted_paths(paths: Iterator[Path]) -> list[Path]:
     return sorted((path for path in paths if not is_hidden(path)), key=lambda path: natural_key(path.as_posix()))
 
 
+def everything(root: Path, name: str | None = None) -> Iterator[Path]:
+    """All below a folder, or what has this name there, also behind links to folders; none of them twice."""
+    seen = {root.resolve()}
+    for place, folders, files in os.walk(root, followlinks=True):
+        here = Path(place)
+        new = {folder: (here / folder).resolve() for folder in folders}
+        folders[:] = [folder for folder in folders if not (new[folder] in seen or seen.add(new[folder]))]
+        yield from (here / entry for entry in (*folders, *files) if name is None or fnmatch(entry, name))
+
+
 def media_files(folder: Path, suffixes: set[str]) -> list[Path]:
     """Files of these kinds anywhere below a folder."""
-    return sorted_paths(path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
+    return sorted_paths(path for path in everything(folder) if path.suffix.lower() in suffixes and path.is_file())
 
 
 def below(root: Path, path: Path) -> str:
@@ -62,7 +74,7 @@ def is_low_resolution(root: Path, path: Path) -> bool:
 
 def flickr360(root: Path) -> Found:
     """Flickr360: panorama images in folders named HR; their LR copies are left alone. No captions."""
-    folders = [root] if root.name == "HR" else sorted_paths(path for path in root.rglob("HR") if path.is_dir())
+    folders = [root] if root.name == "HR" else sorted_paths(path for path in everything(root, "HR") if path.is_dir())
     files = [file for folder in folders for file in frame_files(folder)]
     problems = [] if files else [Problem(str(root), "expected images in a folder named HR")]
     return Found([Candidate(file, below(root, file), "mixed, non-commercial") for file in files], problems)
@@ -76,8 +88,8 @@ def odv360(root: Path) -> Found:
 
 def web360(root: Path) -> Found:
     """WEB360: videos_512x1024x100/{videoid}.mp4, and captions in WEB360_360TF_train.csv (videoid, name)."""
-    videos = [file for folder in sorted_paths(root.rglob("videos_512x1024x100")) for file in videos_in(folder)]
-    tables = sorted_paths(root.rglob("WEB360*.csv"))
+    videos = [file for folder in sorted_paths(everything(root, "videos_512x1024x100")) for file in videos_in(folder)]
+    tables = sorted_paths(everything(root, "WEB360*.csv"))
     problems = [] if videos else [Problem(str(root), "expected videos in a folder named videos_512x1024x100")]
     if not tables:
         problems.append(Problem(str(root), "expected a table of captions, WEB360_360TF_train.csv"))
@@ -110,7 +122,7 @@ def x360(root: Path) -> Found:
 
 def folders_named(root: Path, name: str) -> list[Path]:
     """The folder itself if it has this name, else all below it that have."""
-    return [root] if root.name == name else sorted_paths(path for path in root.rglob(name) if path.is_dir())
+    return [root] if root.name == name else sorted_paths(path for path in everything(root, name) if path.is_dir())
 
 
 def recording_360x(root: Path, cut: Path) -> str:
@@ -139,7 +151,7 @@ def check_360x_index(folder: Path) -> list[Problem]:
 
 def frame_folders(root: Path) -> Found:
     """Folders of frames: each folder below `root` that holds images is a clip. Captions as in `folder`."""
-    folders = [root, *sorted_paths(path for path in root.rglob("*") if path.is_dir())]
+    folders = [root, *sorted_paths(path for path in everything(root) if path.is_dir())]
     folders = [path for path in folders if not is_low_resolution(root, path)]
     clips = [path for path in folders if frame_files(path)]
     parents = {path.parent for path in folders}

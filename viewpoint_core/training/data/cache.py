@@ -12,6 +12,7 @@ texts/KEY.safetensors    "embedding" (n, d), n <= 512, without padding
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -40,6 +41,7 @@ CLIPS, TEXTS = "clips", "texts"
 MADE_FROM = "viewpoint.made_from"
 AGAIN = "run python -m viewpoint_core.encode again"
 BLOCK = 1 << 20
+PLANNED = re.compile(rb'"key": "([^"]+)"')  # also in a list that is damaged
 
 
 def make_folders(folder: Path) -> None:
@@ -48,10 +50,11 @@ def make_folders(folder: Path) -> None:
         (folder / name).mkdir(parents=True, exist_ok=True)
 
 
-def write_plan(folder: Path, specs: Iterable[ClipSpec], map_size: int, layout: str = VIEWPOINT) -> None:
-    """List the clips that belong to the cache; the same for all processes, which all write it."""
+def write_plan(folder: Path, specs: Iterable[ClipSpec], map_size: int, layout: str = VIEWPOINT) -> int:
+    """List the clips that belong to the cache; the same for all processes, which all write it. How many of those that
+    were listed before are not any more."""
     height, width = (side // SPATIAL_COMPRESSION for side in picture_size(layout, map_size))
-    rows = (
+    rows = [
         {
             "key": spec.key,
             "source": spec.source,
@@ -61,11 +64,14 @@ def write_plan(folder: Path, specs: Iterable[ClipSpec], map_size: int, layout: s
             "shape": (latent_frames(spec.length), height, width),
         }
         for spec in specs
-    )
+    ]
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     file = folder / PLAN
-    if not file.is_file() or file.read_text(encoding="utf-8") != text:
-        replace_text(file, text)
+    before = file.read_bytes() if file.is_file() else b""
+    if before == text.encode():
+        return 0
+    replace_text(file, text)
+    return len(set(PLANNED.findall(before)) - {row["key"].encode() for row in rows})
 
 
 # Clips
@@ -265,12 +271,16 @@ def read_plan(folder: Path) -> list[dict[str, Any]]:
     if not (folder / PLAN).is_file():
         raise ValueError(f"{folder} is not finished: it holds no {PLAN}; {AGAIN}")
     with (folder / PLAN).open(encoding="utf-8") as stream:
-        return [json.loads(line) for line in stream]
+        try:
+            return [json.loads(line) for line in stream]
+        except ValueError as error:
+            raise ValueError(f"{folder / PLAN} is damaged ({error}); {AGAIN}") from error
 
 
 def check_complete(folder: Path, rows: Sequence[dict[str, Any]]) -> set[str]:
     """The keys of the clips that could not be made. Raises ValueError for a cache that is not finished."""
-    clips, texts = ({entry.name for entry in os.scandir(folder / name)} for name in (CLIPS, TEXTS))
+    places = (folder / CLIPS, folder / TEXTS)
+    clips, texts = ({entry.name for entry in os.scandir(place)} if place.is_dir() else set() for place in places)
     broken = {row["key"] for row in rows if f"{row['key']}.problem" in clips}
     missing = [row["key"] for row in rows if f"{row['key']}.safetensors" not in clips and row["key"] not in broken]
     keys = {text_key(""), *(row["text"] for row in rows)}
