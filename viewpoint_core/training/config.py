@@ -153,7 +153,7 @@ class OneOfEach(yaml.SafeLoader):
 def read_file(file: Path) -> dict[str, Any]:
     """The keys of a flat YAML file. Raises ValueError for nested or unknown ones."""
     try:
-        content = yaml.load(file.read_text(encoding="utf-8"), Loader=OneOfEach)
+        content = OneOfEach(file.read_text(encoding="utf-8")).get_single_data()
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} is not YAML in UTF-8: {error}") from error
     if content is None:
