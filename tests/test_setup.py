@@ -253,8 +253,8 @@ def test_tiny_models_replace_no_real_ones_unasked(tmp_path: Path) -> None:
     file = tmp_path / "diffusion_models" / tiny_models.VIEWPOINT_UNET
     file.parent.mkdir()
     file.write_text("trained for days")
-    command = [sys.executable, str(ROOT / "scripts" / "tiny_models.py"), str(tmp_path)]
-    refused = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    command = [sys.executable, "-m", "scripts.tiny_models", str(tmp_path)]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=ROOT)
     assert (refused.returncode, file.name in refused.stderr) == (2, True)
     assert file.read_text() == "trained for days"
 
