@@ -49,7 +49,6 @@ from .state import (
     collect_weights,
     load_state,
     newest_checkpoint,
-    read_facts,
     save_state,
     write_tensors,
     write_whole,
@@ -264,7 +263,7 @@ def resume(run: Run) -> None:
     found = as_main(lambda: newest_checkpoint(run.output))
     if found is None:
         return
-    stored = check_facts(found, run.facts) | read_facts(found, "step", "samples")
+    stored = check_facts(found, run.facts, "samples")
     run.step, run.samples = stored["step"], stored["samples"]
     run.saved = run.step
     changed = [name for name, value in run.position.items() if stored.get(name) != value]

@@ -208,10 +208,10 @@ def read_facts(checkpoint: Path, *needed: str) -> dict[str, Any]:
     return facts
 
 
-def check_facts(checkpoint: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+def check_facts(checkpoint: Path, facts: Mapping[str, Any], *needed: str) -> dict[str, Any]:
     """What a checkpoint says. Raises ValueError where it belongs to another model, schedule, mode or optimiser; what it
-    does not say, being of an earlier version, is not compared."""
-    stored = read_facts(checkpoint, "step")
+    does not say, being of an earlier version, is not compared; `needed` is said by all."""
+    stored = read_facts(checkpoint, "step", *needed)
     for name, value in facts.items():
         if stored.get(name, value) != value:
             raise ValueError(
