@@ -269,6 +269,30 @@ def test_the_decoder_alone_leaves_latents_as_they_were(tmp_path: Path) -> None:
     assert {name.split(".")[0] for name in moved} == {"decoder", "post_quant_conv"}
 
 
+def test_a_vae_that_is_there_gets_another_decoder_and_keeps_its_latents(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stopped and gone on with, too; and for another VAE a folder of its own."""
+    manifest(tmp_path)
+    assert train_vae.main(flags(tmp_path, "first")) == 0
+    first = tmp_path / "first" / "vae.safetensors"
+    assert train_vae.main(flags(tmp_path, "second", **{"decoder-of": first, "width": 16, "lr": 0.003})) == 0
+    one, two = (load_vae(tmp_path / name / "vae.safetensors") for name in ("first", "second"))
+    video = map_to_video(clips(1)[0])[None]
+    assert torch.equal(encode_video(one, video), encode_video(two, video))
+    moved = {
+        name.split(".")[0]
+        for name, weight in two.state_dict().items()
+        if not torch.equal(weight, one.get_parameter(name))
+    }
+    assert moved == {"decoder", "post_quant_conv"}
+    again = flags(tmp_path, "second", **{"decoder-of": tmp_path / "second" / "vae.safetensors", "steps": 6})
+    assert train_vae.main(again) == 2
+    assert "decoder_of" in capsys.readouterr().err
+    assert train_vae.main(flags(tmp_path, "third", **{"decoder-of": tmp_path / "none.safetensors"})) == 2
+    assert "none.safetensors" in capsys.readouterr().err
+
+
 def test_options_that_cannot_be_are_refused_before_anything_is_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

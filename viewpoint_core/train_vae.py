@@ -1,4 +1,6 @@
-"""Train a small Wan2.1 VAE from scratch: python -m viewpoint_core.train_vae. A real-size model uses Wan's own VAE."""
+"""Train a small Wan2.1 VAE from scratch, or a VAE's decoder further: python -m viewpoint_core.train_vae.
+
+A real-size model uses Wan's own VAE."""
 
 import argparse
 import sys
@@ -17,6 +19,7 @@ from tqdm import tqdm
 
 from .conditioning import check_length, latent_shape
 from .map_layout import check_map_size
+from .training.data.fingerprint import vae_fingerprint
 from .training.muon import Muon, is_inner_kernel
 from .training.new_vae import MIN_WIDTH, new_vae
 from .training.patch_codes import PatchCodes, fit_codes, read_codes, write_codes
@@ -36,10 +39,14 @@ from .training.vae_training import (
     vae_loss,
     write_vae,
 )
+from .training.wan_vae import load_vae
 
 EPILOG = """\
 All clips are held in memory as maps. The run's checkpoints lie in OUTPUT/checkpoints; the same command goes on from the
 newest. At the end OUTPUT/vae.safetensors is written, in the format that ComfyUI's VAELoader takes.
+
+With --decoder-of, a VAE that is there gets a better decoder. Its latents stay as they are, so a model that was trained
+on them goes with the new file too; --width, --still-steps, --code-steps and --decoder-steps then count for nothing.
 """
 FILE, CODES = "vae.safetensors", "codes.safetensors"
 OUT_OF_MEMORY = (
@@ -62,7 +69,7 @@ class VaeRun:
     optimizer: torch.optim.Optimizer
     clips: list[Tensor]
     masks: Tensor
-    codes: PatchCodes
+    codes: PatchCodes | None
     step: int = 0
     pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
     ahead: tuple[int, Future[Tensor]] | None = None
@@ -91,6 +98,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--still-steps", type=int, default=1300, help="so many of them first, on single frames [1300]")
     add("--code-steps", type=int, default=1000, help="so many of them first, told the principal components [1000]")
     add("--decoder-steps", type=int, default=0, help="so many of them last, the decoder alone, sharper [0]")
+    add("--decoder-of", type=Path, metavar="FILE", help="train the decoder of this VAE alone, in place of a new VAE")
     add("--optimizer", choices=("adamw", "muon"), default="adamw", help="muon: for kernels, adamw for the rest [adamw]")
     add("--lr", type=float, default=3e-3, help="learning rate, which falls to 0 as a cosine [0.003]")
     add("--seed", type=int, default=0, help="every random number follows from it and from the step [0]")
@@ -123,8 +131,9 @@ def check_options(options: argparse.Namespace) -> None:
 
 def facts_of(options: argparse.Namespace) -> dict[str, Any]:
     """What a checkpoint must agree with before a run goes on from it."""
-    names = ("width", "map_size", "length", "seed", "crop", "crop_length", "optimizer")
-    return {name: getattr(options, name) for name in names}
+    names = ("map_size", "length", "seed", "crop", "crop_length", "optimizer")
+    own = {"decoder_of": vae_fingerprint(options.decoder_of)[:16]} if options.decoder_of else {"width": options.width}
+    return {**own, **{name: getattr(options, name) for name in names}}
 
 
 def read_all(options: argparse.Namespace, split: str, most: int = 0) -> list[Tensor]:
@@ -142,17 +151,31 @@ def make_optimizer(vae: AutoencoderKLWan, options: argparse.Namespace) -> torch.
     return torch.optim.AdamW(vae.parameters(), **settings)
 
 
+def first_vae(options: argparse.Namespace) -> AutoencoderKLWan:
+    """A new VAE, or the one whose decoder is to be trained. Raises ValueError for what is no Wan2.1 VAE."""
+    if options.decoder_of:
+        return load_vae(options.decoder_of).requires_grad_(True)
+    return new_vae(options.width, options.seed)
+
+
+def codes_of(options: argparse.Namespace, clips: list[Tensor]) -> PatchCodes | None:
+    """What a new VAE is told: from the run's start on the same, whatever clips come later."""
+    if options.decoder_of:
+        return None
+    if not (options.output / CODES).is_file():
+        write_codes(fit_codes(clips), options.output / CODES)
+    return read_codes(options.output / CODES)
+
+
 def start(options: argparse.Namespace) -> VaeRun:
     """Read the clips, make the VAE, and go on from the newest checkpoint if there is one."""
-    vae = new_vae(options.width, options.seed).to(options.device)
+    vae = first_vae(options).to(options.device)
     optimizer = make_optimizer(vae, options)
     clips = read_all(options, "train")
     if not clips:
         raise ValueError(f"{', '.join(map(str, options.manifest))}: expected videos to train on")
-    if not (options.output / CODES).is_file():  # from the run's start on the same, whatever clips come later
-        write_codes(fit_codes(clips), options.output / CODES)
-    codes = read_codes(options.output / CODES)
-    run = VaeRun(options, vae, optimizer, clips, known_masks(options.map_size, options.seed), codes)
+    masks, codes = known_masks(options.map_size, options.seed), codes_of(options, clips)
+    run = VaeRun(options, vae, optimizer, clips, masks, codes)
     found = newest_checkpoint(options.output)
     if found is not None:
         run.step = check_facts(found, facts_of(options))["step"]
@@ -164,7 +187,7 @@ def start(options: argparse.Namespace) -> VaeRun:
 def crops_at(run: VaeRun, step: int) -> Tensor:
     """The crops of a step."""
     options = run.options
-    still = step < options.still_steps
+    still = step < options.still_steps and not options.decoder_of
     return draw_crops(
         run.clips,
         run.masks,
@@ -186,7 +209,7 @@ def next_crops(run: VaeRun) -> Tensor:
 def train_step(run: VaeRun) -> float:
     """One optimiser step; the mean squared error."""
     options, device = run.options, torch.device(run.options.device)
-    decoder_alone = run.step >= options.steps - options.decoder_steps
+    decoder_alone = bool(options.decoder_of) or run.step >= options.steps - options.decoder_steps
     crops = next_crops(run).to(device)
     for group in run.optimizer.param_groups:
         group["lr"] = lr_at(run.step, lr=options.lr, warmup=WARMUP, steps=options.steps, decay="cosine")
@@ -194,7 +217,7 @@ def train_step(run: VaeRun) -> float:
     noise = torch.randn(shape, generator=generator_for(options.seed, "posterior", run.step)).to(device)
     if decoder_alone:
         error = backward(run, sharp_loss, crops, noise)
-    elif run.step < options.code_steps:
+    elif run.codes is not None and run.step < options.code_steps:
         error = backward(run, code_loss, crops, noise, run.codes(crops))
     else:
         error = backward(run, vae_loss, crops, noise)
@@ -252,10 +275,11 @@ def train(run: VaeRun) -> None:
 
 
 def finish(run: VaeRun) -> Path:
-    """Give the latents Wan's scale, write the file, and say how well held-out clips come back."""
+    """Give a new VAE's latents Wan's scale, write the file, and say how well held-out clips come back."""
     device = torch.device(run.options.device)
     run.vae.requires_grad_(False).eval()
-    set_latent_scale(run.vae, run.clips, device, autocast=True)
+    if not run.options.decoder_of:
+        set_latent_scale(run.vae, run.clips, device, autocast=True)
     file = run.options.output / FILE
     write_vae(run.vae, file, DTYPES[run.options.dtype])
     heldout = read_all(run.options, "heldout", HELDOUT_SHOWN)
