@@ -83,7 +83,7 @@ BUDGETS = {
     "gpu": Budget(
         range(300),
         range(300, 900),
-        range(10_000, 12_500),
+        range(10_000, 11_500),
         turns=12,
         vae_optimizer="muon",
         vae_batch=48,
@@ -91,13 +91,12 @@ BUDGETS = {
         vae_still_steps=800,
         vae_code_steps=1300,
         vae_decoder_steps=1500,
-        batch=64,
+        batch=32,
         processes=1,
-        encoders=8,
-        loaders=12,
-        lr=3e-3,
-        variants=3,
-        steps=8000,
+        encoders=10,
+        loaders=11,
+        variants=4,
+        steps=20_000,
         ablation_heads=3,
         ablation_layers=8,
         ablation_steps=2000,
@@ -282,6 +281,8 @@ def train_the_model(folder: Path, budget: Budget) -> None:
     flags = ("--preset", PRESET, "--vae", vae, "--model", start, "--cache", cache, "--output", folder / "short")
     flags += ("--steps", budget.steps, "--batch-size", budget.batch, "--lr", budget.lr)
     flags += ("--workers", budget.loaders)
+    if budget.device != "cpu":  # twice the steps a second, for a minute and a half of compiling
+        flags += ("--replay", "true", "--compile", "true")
     call_together(train.main, budget.processes, *flags)
 
 

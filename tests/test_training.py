@@ -380,7 +380,7 @@ def test_full_memory_is_said_with_what_takes_less(
     def fill(*arguments: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore")
 
-    monkeypatch.setattr("viewpoint_core.train.batch_losses", fill)
+    monkeypatch.setattr("viewpoint_core.train.losses_of", fill)
     assert main(flags_of(paths, tmp_path / "run", steps=1)) == 2
     said = capsys.readouterr().err
     assert "gradient_checkpointing" in said

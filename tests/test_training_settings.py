@@ -165,3 +165,49 @@ def test_a_lora_over_a_bf16_base_trains_with_checkpointed_blocks_as_without(
         assert torch.bfloat16 in dtypes[False]
     assert losses(tmp_path / "True") == pytest.approx(losses(tmp_path / "False"), rel=1e-3)
     assert losses(tmp_path / "True")[1] != losses(tmp_path / "True")[2]
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"gradient_checkpointing": True}, "gradient_checkpointing false"),
+        ({"accumulation": 2}, "accumulation 1"),
+        ({"sharding": "fsdp2"}, "sharding none"),
+    ],
+)
+def test_recording_passes_is_refused_with_what_does_not_fit_in_a_recording(
+    other: dict[str, Any], said: str, paths: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = {name: paths[name] for name in ("model", "vae", "cache")}
+    settings = {"replay": True, "gradient_checkpointing": False, **other}
+    assert main(flags_of(own, tmp_path / "run", **settings)) == 2
+    error = capsys.readouterr().err
+    assert "replay is true" in error
+    assert said in error
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_nothing_is_recorded_and_it_is_said(
+    paths: dict[str, Path], tmp_path: Path, watch: Callable[..., Watched], capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"steps": 2, "gradient_checkpointing": False, "log_every": 1}
+    watch(paths, tmp_path / "plain", **settings)
+    seen = watch(paths, tmp_path / "replay", replay=True, **settings)
+    assert "without a GPU nothing is recorded" in capsys.readouterr().out
+    assert seen.run is not None
+    assert not seen.run.replays
+    assert losses(tmp_path / "replay") == losses(tmp_path / "plain")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="passes are recorded on a GPU")
+def test_recorded_steps_of_clips_and_images_learn_as_others_do(
+    paths: dict[str, Path], tmp_path: Path, watch: Callable[..., Watched]
+) -> None:
+    settings = {"steps": 8, "gradient_checkpointing": False, "log_every": 1, "lr": 1e-3, "image_share": 0.5}
+    watch(paths, tmp_path / "plain", **settings)
+    seen = watch(paths, tmp_path / "replay", replay=True, workers=2, **settings)
+    assert seen.run is not None
+    assert len(seen.run.replays) == 2
+    for step, loss in losses(tmp_path / "plain").items():
+        assert losses(tmp_path / "replay")[step] == pytest.approx(loss, rel=0.02)

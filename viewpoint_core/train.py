@@ -27,14 +27,16 @@ from .training.loop import (
     BadLossError,
     Batch,
     Draws,
-    batch_losses,
     batches,
     check_gradient,
     check_loss,
     joint_mean,
+    losses_of,
+    model_inputs,
 )
 from .training.parallel import end_processes, gradients_shared, uses_deepspeed
 from .training.plan import derive_seed, lr_at
+from .training.replay import Replay
 from .training.run import Run, has_kept, is_to_keep, keep_weights, save, sole_run, start_processes, start_run
 from .training.state import wait_for_all
 from .training.stopping import stopped_by_signals
@@ -50,28 +52,31 @@ CONFIG_FILE, LOG_FILE, LOG_FOLDER, STOP_FILE = "config.json", "log.jsonl", "tens
 STOPPED = 130  # as shells say of what Ctrl-C ended
 
 
-def compute_dtype(run: Run) -> torch.autocast:
+def compute_dtype(run: Run, keep_casts: bool = True) -> torch.autocast:
     """Autocast to bf16, where asked for; accelerate's own leaves DeepSpeed out. Sharded weights are not kept as copies:
     they would add up to a whole model."""
     kind, bf16 = run.accelerator.device.type, run.config.precision == "bf16"
-    return torch.autocast(kind, torch.bfloat16, enabled=bf16, cache_enabled=run.config.sharding == "none")
+    keep_casts = keep_casts and run.config.sharding == "none"
+    return torch.autocast(kind, torch.bfloat16, enabled=bf16, cache_enabled=keep_casts)
 
 
 def train_step(run: Run, parts: list[tuple[Batch, Draws]]) -> float:
     """One optimiser step over the accumulated batches; the joint loss."""
     config, accelerator = run.config, run.accelerator
     torch.manual_seed(derive_seed(config.seed, "step", run.step, accelerator.process_index))
-    total = torch.zeros((), device=accelerator.device)
+    total = 0.0
     for group in run.optimizer.param_groups:
         group["lr"] = lr_at(run.step, lr=config.lr, warmup=config.warmup, steps=config.steps, decay=config.decay)
     places = run.empty_text, config.layout, accelerator.device, run.grey
     for number, (batch, draws) in enumerate(parts):
         last = number == len(parts) - 1
-        with gradients_shared(run.model, last), compute_dtype(run):
-            loss = batch_losses(run.model, run.vae, batch, draws, *places).mean()
-            joint = joint_mean(loss, accelerator)
+        inputs = model_inputs(run.vae, batch, draws, *places)
+        with gradients_shared(run.model, last):
+            loss = recorded_loss(run, inputs) if records(run) else mean_loss(run, inputs)
+            joint = float(joint_mean(loss, accelerator))
             check_loss(joint, loss.detach(), batch, run.step)
-            backward(run, loss, len(parts))
+            if not records(run):
+                backward(run, loss, len(parts))
         total += joint / len(parts)
     if not uses_deepspeed(accelerator):
         norm = clip_grad_norm_(list(trained_parameters(run.model).values()), config.clip or math.inf)
@@ -83,7 +88,31 @@ def train_step(run: Run, parts: list[tuple[Batch, Draws]]) -> float:
     run.samples += len(parts) * run.position["joint_batch"]
     if run.average is not None:
         update_ema(run.average, run.model, config.ema, run.step)
-    return float(total)
+    return total
+
+
+def records(run: Run) -> bool:
+    """Whether the passes are recorded and replayed, which only a GPU can."""
+    return run.config.replay and run.accelerator.device.type == "cuda"
+
+
+def mean_loss(run: Run, inputs: tuple[Tensor, ...], *, keep_casts: bool = True) -> Tensor:
+    """The loss of a batch's inputs, in the dtype asked for."""
+    with compute_dtype(run, keep_casts):
+        return losses_of(run.model, *inputs).mean()
+
+
+def recorded_loss(run: Run, inputs: tuple[Tensor, ...]) -> Tensor:
+    """The loss of a batch's inputs, and its gradients, by passes recorded at the first batch of these shapes."""
+
+    def loss(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+        value = mean_loss(run, inputs, keep_casts=False)  # casts that the warm-up kept would be of the weights by then
+        return value, value.detach()
+
+    key = tuple(value.shape for value in inputs)
+    if key not in run.replays:
+        run.replays[key] = Replay(trained_parameters(run.model).values(), loss)
+    return run.replays[key](*inputs)
 
 
 def backward(run: Run, loss: Tensor, parts: int) -> None:
@@ -161,7 +190,13 @@ def train(run: Run) -> None:
     first = run.samples // run.position["joint_batch"]
     first += -first % config.accumulation  # noise levels are stratified over the batches of a step
     stream = batches(
-        run.train, run.train.buckets(), config, first, accelerator.process_index, accelerator.num_processes
+        run.train,
+        run.train.buckets(),
+        config,
+        first,
+        accelerator.process_index,
+        accelerator.num_processes,
+        pin=accelerator.device.type == "cuda",
     )
     shown = {"total": config.steps, "initial": run.step, "disable": not accelerator.is_main_process}
     # the stream's workers end with it, also after an error: they do not heed the signal to end
@@ -184,7 +219,7 @@ def train_from(run: Run, stream: Iterator[tuple[Batch, Draws]], bar: tqdm) -> No
         loss = train_step(run, [next(stream) for _ in range(config.accumulation)])
         run.losses.append(loss)
         lr = run.optimizer.param_groups[0]["lr"]
-        bar.set_postfix(loss=f"{loss:.4f}", lr=f"{lr:.1e}")
+        bar.set_postfix(loss=f"{loss:.4f}", lr=f"{lr:.1e}", refresh=False)
         bar.update()
         if run.step % config.log_every == 0:
             speed = (run.step - logged) / (time.monotonic() - logged_at)

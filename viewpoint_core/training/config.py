@@ -74,6 +74,10 @@ class TrainingConfig:
     compile: bool = setting(
         False, "compile each block before its first use: minutes once, then shorter steps; needs a compiler"
     )
+    replay: bool = setting(
+        False,
+        "record a step's passes on the GPU and replay them: for models so small that starting kernels takes longer",
+    )
     sharding: str = setting(
         "none", "none: DDP where there are several processes; fsdp2: shard weights over them", "none", "fsdp2"
     )
@@ -206,6 +210,11 @@ def check_values(config: TrainingConfig) -> None:
         raise ValueError("compile was not tried on sharded weights; with sharding fsdp2 leave it false")
     if config.compile and config.gradient_checkpointing:
         raise ValueError("compiled blocks do not go with gradient_checkpointing; leave one of them false")
+    if config.replay and (config.gradient_checkpointing or config.accumulation > 1 or config.sharding != "none"):
+        raise ValueError(
+            f"replay is true; that needs gradient_checkpointing false, accumulation 1 and sharding none, got "
+            f"{config.gradient_checkpointing}, {config.accumulation} and {config.sharding}"
+        )
     if config.base_dtype == "bf16" and config.precision != "bf16":
         raise ValueError("base_dtype bf16 needs precision bf16, which casts what meets the frozen weights")
     if config.lora and config.mode != "lora":

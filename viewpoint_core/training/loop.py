@@ -1,8 +1,9 @@
 """What a training step is made of: its batches and what is drawn for them, the loss, the optimiser."""
 
+import math
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -21,15 +22,16 @@ from .known_view import FACE_OF, View, draw_view, known_channels, mask_cells, vi
 from .layouts import picture_size
 from .muon import Muon
 from .plan import batches_from, generator_for
-from .wan import predict_velocity
+from .wan import predict_velocity, short_text
 from .wan_vae import encode_video
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A process's part of a joint batch: latents (B, C, t, h, w), maps uint8 (B, 3, T, S, S) or instead each clip's
-    known latents by face, text (B, 512, d), or (B, 1, d) where all of it is zero, the clips' names, the place of the
-    first one in the joint batch, and the map size that the cache was made with."""
+    """A process's part of a joint batch: latents (B, C, t, h, w), maps uint8 (B, 3, T, S, S) or instead the known
+    channels (B, C + 1, t, h, w), zero where a sample knows nothing, text (B, 512, d), or (B, 1, d) where all of it is
+    zero, the clips' names, the place of the first one in the joint batch, and the map size that the cache was made
+    with."""
 
     latent: Tensor
     pixels: Tensor | None
@@ -38,7 +40,11 @@ class Batch:
     number: int
     first: int
     map_size: int
-    known: list[Mapping[str, Tensor]] | None = None
+    known: Tensor | None = None
+
+    def pin_memory(self) -> "Batch":
+        """The same in memory from which a GPU fetches by itself."""
+        return replace(self, **pinned(self))
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,15 @@ class Draws:
     sigma: Tensor
     views: list[View | None]
     no_caption: Tensor
+
+    def pin_memory(self) -> "Draws":
+        """The same in memory from which a GPU fetches by itself."""
+        return replace(self, **pinned(self))
+
+
+def pinned(values: Batch | Draws) -> dict[str, Tensor]:
+    """The tensors among a batch's or its draws' values, in pinned memory."""
+    return {name: value.pin_memory() for name, value in vars(values).items() if isinstance(value, Tensor)}
 
 
 class Numbered(Dataset):
@@ -87,9 +102,21 @@ def collate(
         number=number,
         first=rank * len(items),
         map_size=items[0]["map_size"],
-        known=[item["known"] for item in items] if "known" in items[0] else None,
     )
-    return batch, draw(batch, config, world)
+    draws = draw(batch, config, world)
+    if "known" in items[0]:
+        batch = replace(batch, known=cached_known(items, draws.views, config.layout))
+    return batch, draws
+
+
+def cached_known(items: Sequence[Mapping[str, Any]], views: Sequence[View | None], layout: str) -> Tensor:
+    """The known channels (B, C + 1, t, h, w) of clips that come with the latents of their views; zero for no view."""
+    channels = []
+    for item, view in zip(items, views, strict=True):
+        latent = item["latent"].new_zeros(item["latent"].shape) if view is None else item["known"][FACE_OF[view]]
+        cells = mask_cells(view, item["map_size"], video_frames(latent.shape[1]), layout)
+        channels.append(torch.cat([latent, cells]))
+    return torch.stack(channels)
 
 
 def leave_signals(worker: int) -> None:
@@ -106,8 +133,11 @@ def batches(
     first: int,
     rank: int,
     world: int,
+    pin: bool = False,
 ) -> Iterator[tuple[Batch, Draws]]:
     """This process's part of the endless sequence of batches, read and drawn ahead, from batch number `first` on.
+
+    pin: into pinned memory, for a GPU.
 
     Raises ValueError or OSError for a clip that cannot be read, and OSError where a worker was killed.
     """
@@ -120,6 +150,7 @@ def batches(
         collate_fn=partial(collate, config=config, rank=rank, world=world),
         num_workers=config.workers,
         worker_init_fn=leave_signals,
+        pin_memory=pin,
     )
     try:
         for batch in loader:
@@ -161,17 +192,16 @@ def known_of_batch(
         assert batch.pixels is not None
         masks = view_masks(draws.views, batch.map_size, layout)
         return known_channels(vae, map_to_video(batch.pixels.to(device)), masks.to(device))
-    shape = tuple(batch.latent.shape[1:])
-    frames = video_frames(shape[1])
-    if shape not in grey:
-        nothing = torch.zeros(1, 3, frames, *picture_size(layout, batch.map_size), device=device)
-        grey[shape] = encode_video(vae, nothing)[0].cpu()
-    latents = [
-        grey[shape] if view is None else known[FACE_OF[view]]
-        for view, known in zip(draws.views, batch.known, strict=True)
-    ]
-    cells = [mask_cells(view, batch.map_size, frames, layout) for view in draws.views]
-    return torch.cat([torch.stack(latents), torch.stack(cells)], dim=1).to(device)
+    known = batch.known.to(device, non_blocking=True)
+    unknown = [place for place, view in enumerate(draws.views) if view is None]
+    if unknown:
+        shape = tuple(batch.latent.shape[1:])
+        if shape not in grey:
+            size = picture_size(layout, batch.map_size)
+            grey[shape] = encode_video(vae, torch.zeros(1, 3, video_frames(shape[1]), *size, device=device))[0]
+        for place in unknown:
+            known[place, :-1] = grey[shape]
+    return known
 
 
 def captions(batch: Batch, dropped: Tensor, empty_text: Tensor) -> Tensor:
@@ -193,9 +223,26 @@ def batch_losses(
     grey: Grey,
 ) -> Tensor:
     """Equation 2 for each sample of a batch: (B,); `grey` as in `known_of_batch`."""
-    latent, noise, sigma = (value.to(device) for value in (batch.latent, draws.noise, draws.sigma))
-    known = known_of_batch(vae, batch, draws, layout, device, grey)
-    text = captions(batch, draws.no_caption, empty_text).to(device)
+    return losses_of(model, *model_inputs(vae, batch, draws, empty_text, layout, device, grey))
+
+
+def model_inputs(
+    vae: AutoencoderKLWan,
+    batch: Batch,
+    draws: Draws,
+    empty_text: Tensor,
+    layout: str,
+    device: torch.device,
+    grey: Grey,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Latent, noise, sigma, known channels and text of a batch on the device; `grey` as in `known_of_batch`."""
+    parts = (batch.latent, draws.noise, draws.sigma, short_text(captions(batch, draws.no_caption, empty_text)))
+    latent, noise, sigma, text = (value.to(device, non_blocking=True) for value in parts)
+    return latent, noise, sigma, known_of_batch(vae, batch, draws, layout, device, grey), text
+
+
+def losses_of(model: nn.Module, latent: Tensor, noise: Tensor, sigma: Tensor, known: Tensor, text: Tensor) -> Tensor:
+    """Equation 2 for each sample: (B,)."""
     predicted = predict_velocity(model, add_noise(latent, noise, sigma), known, sigma, text)
     return flow_loss(predicted, velocity(latent, noise))
 
@@ -210,11 +257,11 @@ class BadLossError(RuntimeError):
     """The loss is not a number."""
 
 
-def check_loss(joint: Tensor, own: Tensor, batch: Batch, step: int) -> None:
+def check_loss(joint: float, own: Tensor, batch: Batch, step: int) -> None:
     """Raise BadLossError, naming this process's batch and its own loss, unless the joint loss is finite."""
-    if not bool(torch.isfinite(joint)):
+    if not math.isfinite(joint):
         raise BadLossError(
-            f"the loss is {float(joint)} at step {step}; this process's own is {float(own):.4g}, of the clips "
+            f"the loss is {joint} at step {step}; this process's own is {float(own):.4g}, of the clips "
             f"{', '.join(batch.keys)}. {WAYS_ON}"
         )
 

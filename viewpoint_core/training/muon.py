@@ -6,7 +6,7 @@ learning rate serves both.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -86,19 +86,21 @@ class Muon(torch.optim.AdamW):
     def step_matrices(self, group: dict[str, Any]) -> None:
         """One step of a group of matrices, those of one shape at once."""
         for weights in alike(weight for weight in group["params"] if weight.grad is not None):
-            ahead = torch.stack([self.ahead(weight).flatten(1) for weight in weights])
+            ahead = torch.stack([part.flatten(1) for part in self.ahead(weights)])
             length = ADAMW_LENGTH * math.sqrt(max(ahead.shape[1:]))
-            for weight, direction in zip(weights, orthogonalised(ahead), strict=True):
-                weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.add_(direction.reshape(weight.shape), alpha=-group["lr"] * length)
+            directions = [part.reshape(weights[0].shape) for part in orthogonalised(ahead)]
+            torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_add_(weights, directions, alpha=-group["lr"] * length)
 
-    def ahead(self, weight: nn.Parameter) -> Tensor:
-        """Take a weight's gradient into its momentum; the gradient of a step with Nesterov's look ahead."""
-        state = self.state[weight]
-        if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(weight)
-        state["momentum"].lerp_(weight.grad, 1 - MOMENTUM)
-        return weight.grad.lerp(state["momentum"], MOMENTUM)
+    def ahead(self, weights: list[nn.Parameter]) -> Sequence[Tensor]:
+        """Take weights' gradients into their momenta; the gradients of a step with Nesterov's look ahead."""
+        for weight in weights:
+            if "momentum" not in self.state[weight]:
+                self.state[weight]["momentum"] = torch.zeros_like(weight)
+        momenta = [self.state[weight]["momentum"] for weight in weights]
+        gradients = [weight.grad for weight in weights]
+        torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
+        return torch._foreach_lerp(gradients, momenta, MOMENTUM)
 
 
 def alike(weights: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:

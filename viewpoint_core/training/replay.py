@@ -48,7 +48,7 @@ class Replay:
         torch.cuda.current_stream().wait_stream(side)
         self.clear()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # another thread may be pinning a batch
             self.shown = self.run()
         self.gradients = [weight.grad for weight in self.weights]
         self.graph = graph

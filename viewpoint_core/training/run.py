@@ -37,6 +37,7 @@ from .parallel import (
 )
 from .plan import batches_an_epoch
 from .precision import has_fast_bf16
+from .replay import Replay
 from .state import (
     BASE_CHANNELS,
     FACTS,
@@ -85,6 +86,7 @@ class Run:
     stop: Stop = field(default_factory=Stop)
     log: Any = None
     grey: Grey = field(default_factory=dict)
+    replays: dict[Any, Replay] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
 
@@ -165,6 +167,16 @@ def needs_float32(config: TrainingConfig, device: torch.device) -> bool:
     return asked and config.base_dtype != "bf16" and not has_fast_bf16(device)
 
 
+def check_replay(config: TrainingConfig, accelerator: Accelerator) -> None:
+    """Raise ValueError where passes are to be recorded in several processes; say so where there is no GPU for it."""
+    if not config.replay:
+        return
+    if accelerator.num_processes > 1 or uses_deepspeed(accelerator):
+        raise ValueError("replay is true; passes are recorded in one process without DeepSpeed alone")
+    if accelerator.device.type != "cuda":
+        accelerator.print("replay is true; without a GPU nothing is recorded, and steps are computed as they come")
+
+
 def open_cache(config: TrainingConfig) -> tuple[CachedClips, CachedClips]:
     """The training and the held-out clips. Raises ValueError for a cache of another VAE or layout, or none."""
     asked = {"vae": vae_fingerprint(Path(config.vae)), "projection": projection_of(config.layout)}
@@ -198,6 +210,7 @@ def start_run(config: TrainingConfig, accelerator: Accelerator | None = None) ->
         config = replace(config, precision="fp32", vae_dtype="fp32")
     set_seed(config.seed)
     check_optimizer(config.optimizer)
+    check_replay(config, accelerator)
     train, heldout = open_cache(config)
     position = data_facts(config, accelerator, train)
     length = batches_an_epoch(train.buckets(), position["joint_batch"], config.image_share)

@@ -262,12 +262,16 @@ def pad_text(embeddings: Sequence[Tensor]) -> Tensor:
     return text
 
 
+def short_text(text: Tensor) -> Tensor:
+    """Text (B, n, d), of which one row is enough where all are zero: attention over equal rows is that over one."""
+    return text if text.shape[1] == 1 or bool(text.any()) else text[:, :1]
+
+
 def predict_velocity(model: nn.Module, noisy: Tensor, known: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
     """Velocity (B, C, t, h, w) of a noisy latent of that shape, given the known channels (B, C + 1, t, h, w).
 
-    sigma (B,) in [0, 1] is the noise level, text (B, 512, d). The timestep is 1000 sigma, unrounded.
+    sigma (B,) in [0, 1] is the noise level, text (B, 512, d) or as `short_text` leaves it. The timestep is 1000 sigma,
+    unrounded.
     """
     channels = torch.cat([noisy, known.to(noisy)], dim=1)
-    if text.shape[1] > 1 and not bool(text.any()):
-        text = text[:, :1]  # attention over equal rows is attention over one of them
     return model(channels, TIMESTEPS * sigma.float(), text, return_dict=False)[0]

@@ -21,7 +21,7 @@ from .known_view import FACE_OF, View, known_channels, mask_cells, view_masks
 from .layouts import VIEWPOINT, faces_to_picture, to_erp
 from .plan import Buckets, generator_for
 from .spread import spread
-from .wan import predict_velocity
+from .wan import predict_velocity, short_text
 from .wan_vae import decode_latent
 
 SAMPLE_VIEW = View()  # 90 degrees straight ahead, the first of the paper's
@@ -72,7 +72,7 @@ def heldout_losses(
     total = torch.zeros(len(levels))
     for index in chosen:
         item = clips[index]
-        latent, text = item["latent"][None].to(device), item["text"][None].to(device)
+        latent, text = item["latent"][None].to(device), short_text(item["text"][None]).to(device)
         known = known_of(vae, item, config.layout, device)
         noise = torch.randn(latent.shape, generator=generator_for("heldout", index)).to(device)
         for place, sigma in enumerate(levels):
@@ -93,14 +93,15 @@ def sample_map(
     seed: int,
 ) -> Tensor:
     """Generate a map video (3, T, S, S) in [0, 1] from a clip's straight-ahead view and its caption."""
-    known, text = known_of(vae, item, config.layout, device), item["text"][None].to(device)
+    known, text = known_of(vae, item, config.layout, device), short_text(item["text"][None]).to(device)
+    nothing = short_text(empty_text[None]).to(text)
     noise = torch.randn(item["latent"][None].shape, generator=generator_for("sample video", seed)).to(device)
 
     def predict(x: Tensor, sigma: Tensor) -> Tensor:
         guided = predict_velocity(model, x, known, sigma, text)
         if config.sample_cfg == 1:
             return guided
-        free = predict_velocity(model, x, known, sigma, empty_text[None].to(text))
+        free = predict_velocity(model, x, known, sigma, nothing)
         return free + config.sample_cfg * (guided - free)
 
     latent = euler_sample(predict, noise, sampling_sigmas(config.sample_steps, config.shift))
