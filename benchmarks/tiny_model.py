@@ -52,7 +52,6 @@ from viewpoint_core.training.data.media import read_frames
 from viewpoint_core.training.layouts import VIEWPOINT, to_erp
 from viewpoint_core.training.precision import fast_autocast, fast_dtype
 from viewpoint_core.training.synthetic.clips import FPS, write_clips
-from viewpoint_core.training.vae_training import reconstruction_psnr
 from viewpoint_core.training.wan import prepare_transformer
 from viewpoint_core.training.wan_vae import decode_latent, encode_video, load_vae
 from viewpoint_core.training.watch import sample_map
@@ -144,21 +143,21 @@ def measure_vae(cache: Path, data: Path) -> dict[str, float]:
     for index in tqdm(range(len(clips)), desc="vae", unit="clip"):
         pixels, source = clips[index]["map"], clips.rows[index]["source"]
         kind = "synthetic" if "synthetic" in source else "CC0"
-        found[kind] += reconstruction_psnr(vae, [pixels], torch.device("cpu"))
+        video = through_vae(vae, pixels)
+        error = (video - map_to_video(pixels)).square().mean()
+        found[kind].append(10 * math.log10(4 / float(error)))
         if kind == "synthetic":
             true = true_erp(data, source)
-            made = through_vae(vae, pixels, true.shape[-1])
+            made = to_erp((video / 2 + 0.5).transpose(0, 1), VIEWPOINT, true.shape[-1]).clamp(0, 1)
             found[FLOW].append(panorama_scores(made, true)[FLOW])
             steps.append(seam_steps(made))
     return {kind: mean(values) for kind, values in found.items()} | seam_ratios(*steps)
 
 
 @torch.no_grad()
-def through_vae(vae: AutoencoderKLWan, pixels: Tensor, width: int) -> Tensor:
-    """A true map uint8 (3, T, S, S), encoded and decoded, as a panorama (T, 3, width / 2, width) in [0, 1]."""
-    latent = encode_video(vae, map_to_video(pixels[None]))
-    video = decode_latent(vae, latent)[0].float() / 2 + 0.5
-    return to_erp(video.clamp(0, 1).transpose(0, 1), VIEWPOINT, width).clamp(0, 1)
+def through_vae(vae: AutoencoderKLWan, pixels: Tensor) -> Tensor:
+    """A true map uint8 (3, T, S, S), encoded and decoded: (3, T, S, S) in [-1, 1]."""
+    return decode_latent(vae, encode_video(vae, map_to_video(pixels[None])))[0].float().clamp(-1, 1)
 
 
 def blurred_map(pixels: Tensor, deviation: float) -> Tensor:
