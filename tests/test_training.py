@@ -419,7 +419,7 @@ def test_another_accumulation_begins_with_the_first_batch_of_a_step(
 ) -> None:
     """Else noise levels would not be stratified over a step from then on."""
     firsts, batches = [], train.batches
-    monkeypatch.setattr(train, "batches", lambda *a: (firsts.append(a[3]), batches(*a))[1])
+    monkeypatch.setattr(train, "batches", lambda *a, **k: (firsts.append(a[3]), batches(*a, **k))[1])
     for steps, accumulation in ((1, 3), (2, 2), (3, 2)):
         assert main(flags_of(paths, tmp_path / "run", steps=steps, accumulation=accumulation)) == 0
     assert firsts == [0, 4, 6]
