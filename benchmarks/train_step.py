@@ -16,7 +16,7 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from viewpoint_core.checkpoint import TEXT_DIM
 from viewpoint_core.conditioning import latent_shape
 from viewpoint_core.training.config import TrainingConfig
-from viewpoint_core.training.loop import Batch, Grey, batch_losses, draw, make_optimizer
+from viewpoint_core.training.loop import Batch, Grey, draw, losses_of, make_optimizer, model_inputs
 from viewpoint_core.training.memory import GIB, ModelSize, step_memory
 from viewpoint_core.training.precision import fast_autocast
 from viewpoint_core.training.wan import HEAD_DIM, TEXT_TOKENS, set_perspective
@@ -53,7 +53,8 @@ def step_times(
         start = time.perf_counter()
         with fast_autocast(device):
             draws = draw(batch, config, 1)
-            loss = batch_losses(model, vae, batch, draws, empty_text, config.layout, device, grey).mean()
+            inputs = model_inputs(vae, batch, draws, empty_text, config.layout, device, grey)
+            loss = losses_of(model, *inputs).mean()
             loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
         optimizer.step()

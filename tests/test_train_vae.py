@@ -272,7 +272,7 @@ def test_the_decoder_alone_leaves_latents_as_they_were(tmp_path: Path) -> None:
 def test_a_vae_that_is_there_gets_another_decoder_and_keeps_its_latents(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Stopped and gone on with, too; and for another VAE a folder of its own."""
+    """A folder that was begun for another VAE is refused, and so is a VAE that is not there."""
     manifest(tmp_path)
     assert train_vae.main(flags(tmp_path, "first")) == 0
     first = tmp_path / "first" / "vae.safetensors"

@@ -212,20 +212,6 @@ def captions(batch: Batch, dropped: Tensor, empty_text: Tensor) -> Tensor:
     return torch.where(dropped[:, None, None], empty_text.to(text), text)
 
 
-def batch_losses(
-    model: nn.Module,
-    vae: AutoencoderKLWan,
-    batch: Batch,
-    draws: Draws,
-    empty_text: Tensor,
-    layout: str,
-    device: torch.device,
-    grey: Grey,
-) -> Tensor:
-    """Equation 2 for each sample of a batch: (B,); `grey` as in `known_of_batch`."""
-    return losses_of(model, *model_inputs(vae, batch, draws, empty_text, layout, device, grey))
-
-
 def model_inputs(
     vae: AutoencoderKLWan,
     batch: Batch,
