@@ -100,9 +100,30 @@ def test_clips_of_an_item_stay_inside_it_and_apart(frames: int, fps: float, leng
     assert all(11 <= index < 11 + frames for spec in specs for index in spec.indices)
 
 
+@settings(derandomize=True, deadline=None, database=None)
+@given(st.integers(1, 200), st.permutations([1, 5, 9, 49]).map(lambda lengths: tuple(lengths[:3])), st.integers(0, 2))
+def test_several_lengths_give_the_clips_of_each(frames: int, lengths: tuple[int, ...], most: int) -> None:
+    item, sampling = video(frames, 16.0), Sampling(lengths[0], clips=most, other_lengths=lengths[1:])
+    fitting = [length for length in lengths if length <= frames]
+    if not fitting:
+        with pytest.raises(ValueError, match=f"expected {min(lengths)}"):
+            clips_of(item, HERE, sampling)
+        return
+    specs = clips_of(item, HERE, sampling)
+    assert len({spec.key for spec in specs}) == len(specs)
+    for length in fitting:
+        alone = clips_of(item, HERE, Sampling(length, clips=most))
+        own = [spec for spec in specs if spec.length == length]
+        assert [(spec.variant, spec.length) for spec in own] == [(spec.variant, spec.length) for spec in alone]
+        assert all(0 <= spec.first <= frames - length for spec in own)
+        if length == lengths[0]:
+            assert own == alone, "a cache of this length alone stays as it is"
+
+
 def test_an_image_is_one_picture_whatever_the_length() -> None:
-    (spec,) = clips_of(image(), HERE, Sampling(length=49, variants=1))
-    assert (spec.length, spec.indices) == (1, [0])
+    for others in ((), (9, 1)):
+        (spec,) = clips_of(image(), HERE, Sampling(length=49, variants=1, other_lengths=others))
+        assert (spec.length, spec.indices) == (1, [0])
 
 
 def test_items_that_are_too_short_are_named_and_the_rest_is_planned() -> None:

@@ -267,6 +267,27 @@ def test_clips_bounds_the_clips_of_an_item(studio: Studio, tmp_path: Path) -> No
     assert {source: sources.count(source) for source in sources} == {"a.png": 2, "b.png": 2, "v.mp4": 2, "frames": 2}
 
 
+def test_a_further_length_is_added_to_a_cache_and_repeats_nothing(finished: tuple[Studio, Path]) -> None:
+    """The frames are 7 pictures, of which one clip of 5 and seven of 1 fit."""
+    studio, cache = finished
+    before = contents(cache)
+    assert main([*arguments(studio, cache), "--length", str(LENGTH), "1"]) == 0
+    after = contents(cache)
+    assert {name for name in before if before[name] != after[name]} == {"clips.jsonl"}
+    clips = CachedClips(cache)
+    side = SIZE // 8
+    of_videos = [row for row in clips.rows if row["source"] in ("v.mp4", "frames")]
+    assert {tuple(row["shape"]) for row in of_videos} == {(2, side, side), (1, side, side)}
+    assert sum(row["source"] == "frames" for row in of_videos) == 2 + 2 * 7
+
+
+def test_lengths_are_refused_where_they_repeat_or_are_none(studio: Studio, capsys: pytest.CaptureFixture) -> None:
+    for lengths, said in ((["9", "9"], "--length is 9 9; expected each length once"), (["9", "8"], "4k + 1")):
+        flags = [*arguments(studio, studio.manifest.parent / "none"), "--length", *lengths]
+        assert main(flags) == 2
+        assert said in capsys.readouterr().err
+
+
 def test_dtype_is_that_in_which_the_vae_computes(studio: Studio, tmp_path: Path) -> None:
     write_manifest(read_manifest(studio.manifest)[:1], studio.manifest)
     assert encode(studio, tmp_path / "cache", dtype="bfloat16") == 0

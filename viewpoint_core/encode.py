@@ -51,8 +51,11 @@ Every video gives as many clips as fit into it, each in several variants (random
 first variant is the panorama as it is); every image gives one picture in as many variants. Held-out items are encoded
 as they are. A clip at 736 and 49 frames takes 25 to 40 MB on disk.
 
-Run it again to go on after a stop, to add items or variants, or to try broken items once more: what is finished is not
-repeated. Several processes share the work with --shard 0/4 ... 3/4, or started by torchrun or accelerate launch.
+A small model that has long seen clips of one length alone makes no other; --length 49 9 cuts each video into both.
+
+Run it again to go on after a stop, to add items, variants or further lengths, or to try broken items once more: what
+is finished is not repeated. Several processes share the work with --shard 0/4 ... 3/4, or started by torchrun or
+accelerate launch.
 
 Exit status: 0 if all is encoded, 1 if some items are broken or too short (reported by name, the others are encoded),
 2 for bad options, a cache that was made with other settings, a full disk or full memory; 130 when stopped. Ctrl-C and
@@ -215,10 +218,22 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         "its steps, and reads no map",
     )
     add("--map-size", type=int, default=736, help="side of the ViewPoint map in pixels, a multiple of 32 [736]")
-    add("--length", type=int, default=49, help="frames of a clip, 4k + 1; an image has one [49]")
+    add(
+        "--length",
+        type=int,
+        nargs="+",
+        default=[49],
+        metavar="FRAMES",
+        help="frames of a clip, 4k + 1; an image has one. Several: a video is cut into clips of each length [49]",
+    )
     add("--fps", type=float, default=16.0, help="frames a second [16]")
     add("--variants", type=int, default=2, help="variants of each clip and image that is not held out [2]")
-    add("--clips", type=int, default=0, help="at most so many clips of an item, spread over it; 0: all that fit [0]")
+    add(
+        "--clips",
+        type=int,
+        default=0,
+        help="at most so many clips of an item and length, spread over it; 0: all that fit [0]",
+    )
     add("--no-mirror", dest="mirror", action="store_false", help="only turn, for captions that say left or right")
     add("--seed", type=int, default=0, help="of the variants [0]")
     add("--shard", metavar="I/N", help="this process's share [RANK/WORLD_SIZE, or 0/1]")
@@ -232,7 +247,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 def check_options(options: argparse.Namespace) -> None:
     """Raise ValueError for options that cannot be, before anything is read."""
     check_map_size(options.map_size)
-    check_length(options.length)
+    for length in options.length:
+        check_length(length)
+    if len(set(options.length)) < len(options.length):
+        raise ValueError(f"--length is {' '.join(map(str, options.length))}; expected each length once")
     if options.no_text and options.text_encoder:
         raise ValueError("--no-text and --text-encoder exclude each other")
     if set(options.known) - set(FACE_YAW_PITCH) or len(set(options.known)) < len(options.known):
@@ -253,7 +271,7 @@ def fingerprint_of(options: argparse.Namespace) -> Fingerprint:
         text_encoder=text_encoder,
         projection=projection_of(options.layout),
         map_size=options.map_size,
-        length=options.length,
+        length=options.length[0],
         fps=options.fps,
         dtype=options.dtype,
         seed=options.seed,
@@ -280,7 +298,10 @@ def encode(options: argparse.Namespace) -> int:
     items = read_manifest(options.manifest)
     if options.no_text:
         items = [replace(item, caption="") for item in items]
-    sampling = Sampling(options.length, options.fps, options.variants, options.clips, options.mirror, options.seed)
+    length, *others = options.length
+    sampling = Sampling(
+        length, options.fps, options.variants, options.clips, options.mirror, options.seed, tuple(others)
+    )
     specs, short = plan_clips(items, options.manifest.absolute().parent, sampling)
     fingerprint = claim_cache(options.cache, fingerprint_of(options))
     index, count = options.shard

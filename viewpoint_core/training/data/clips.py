@@ -31,7 +31,8 @@ class Sampling(NamedTuple):
 
     length: pictures of a clip at `fps`, 4k + 1; an image has 1. variants: of each clip, the first as it is, the others
     turned, mirrored (unless `mirror` is False) and shifted in time at random by `seed`; held-out items have the first
-    alone. clips: at most so many of one item, spread over it; 0: as many as fit.
+    alone. clips: at most so many of one item and length, spread over it; 0: as many as fit. other_lengths: a video is
+    cut into clips of each of these besides.
     """
 
     length: int = 49
@@ -40,6 +41,7 @@ class Sampling(NamedTuple):
     clips: int = 0
     mirror: bool = True
     seed: int = 0
+    other_lengths: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,21 +108,23 @@ def draw_variant(spec: ClipSpec, end: int, sampling: Sampling) -> ClipSpec:
 
 
 def clips_of(item: Item, folder: Path, sampling: Sampling) -> list[ClipSpec]:
-    """All clips of an item of a manifest in `folder`. Raises ValueError for an item that is too short for one."""
-    length, pictures = (sampling.length, pictures_at(item, sampling.fps)) if item.fps else (1, 1)
-    source = portable_path(item.path, folder)
-    found = parts(pictures, length, sampling.clips)
-    if not found:
+    """All clips of an item of a manifest in `folder`, length by length. Raises ValueError for an item that is too short
+    for one."""
+    lengths = (sampling.length, *sampling.other_lengths) if item.fps else (1,)
+    pictures, source = pictures_at(item, sampling.fps), portable_path(item.path, folder)
+    specs = []
+    for length in lengths:
+        # the names of the first length's clips do not tell it: a cache takes other lengths later on
+        name = clip_name(item, source) + (f"-f{length}" if length != lengths[0] else "")
+        for number, (begin, end) in enumerate(parts(pictures, length, sampling.clips)):
+            for variant in range(1 if item.split == "heldout" else sampling.variants):
+                spec = ClipSpec(f"{name}-c{number}-v{variant}", item, source, begin, length, sampling.fps, variant)
+                specs.append(draw_variant(spec, end, sampling))
+    if not specs:
         raise ValueError(
             f"it is too short: {item.frames} frames at {item.fps:g} fps are {pictures} at {sampling.fps:g} fps; "
-            f"expected {length}"
+            f"expected {min(lengths)}"
         )
-    specs = []
-    for number, (begin, end) in enumerate(found):
-        for variant in range(1 if item.split == "heldout" else sampling.variants):
-            key = f"{clip_name(item, source)}-c{number}-v{variant}"
-            spec = ClipSpec(key, item, source, begin, length, sampling.fps, variant)
-            specs.append(draw_variant(spec, end, sampling))
     return specs
 
 
