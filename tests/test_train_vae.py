@@ -13,7 +13,7 @@ from scripts import train_tiny
 from tests.training_runs import HEIGHT, LENGTH, MAP, WIDTH, write_turning_panorama
 from viewpoint_core import train_vae
 from viewpoint_core.training.data.clips import map_to_video
-from viewpoint_core.training.data.manifest import Item, write_manifest
+from viewpoint_core.training.data.manifest import Item, read_manifest, write_manifest
 from viewpoint_core.training.new_vae import new_vae
 from viewpoint_core.training.patch_codes import fit_codes
 from viewpoint_core.training.plan import generator_for
@@ -291,6 +291,25 @@ def test_a_vae_that_is_there_gets_another_decoder_and_keeps_its_latents(
     assert "decoder_of" in capsys.readouterr().err
     assert train_vae.main(flags(tmp_path, "third", **{"decoder-of": tmp_path / "none.safetensors"})) == 2
     assert "none.safetensors" in capsys.readouterr().err
+
+
+def test_crops_of_several_lengths_take_turns_and_shorter_videos_give_the_shorter_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest(tmp_path)
+    long, short = write_turning_panorama(tmp_path / "long", 70, frames=9), read_manifest(tmp_path / "manifest.jsonl")
+    write_manifest([*short, Item(long, 0, 9, 16.0, WIDTH, HEIGHT, "", "CC0", "train")], tmp_path / "manifest.jsonl")
+    lengths = ["--crop-length", "5", "9"]
+    arguments = [*flags(tmp_path, "out", **{"length": 9, "still-steps": 1}), *lengths]
+    run = train_vae.start(train_vae.parse(arguments))
+    assert sorted(clip.shape[1] for clip in run.clips) == [5, 5, 9]
+    assert [train_vae.crops_at(run, step).shape[2] for step in range(5)] == [1, 9, 5, 9, 5]
+    assert train_vae.main(arguments) == 0
+    assert train_vae.main([*flags(tmp_path, "out", **{"length": 9, "still-steps": 1}), "--crop-length", "5"]) == 2
+    assert "crop_length" in capsys.readouterr().err
+    write_manifest(short, tmp_path / "manifest.jsonl")
+    assert train_vae.main([*flags(tmp_path, "other", length=9), *lengths]) == 2
+    assert "one or more of them of 9 frames" in capsys.readouterr().err
 
 
 def test_options_that_cannot_be_are_refused_before_anything_is_read(

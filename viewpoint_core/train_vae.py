@@ -89,10 +89,17 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--output", type=Path, required=True, metavar="DIR", help="folder for checkpoints and the VAE")
     add("--width", type=int, default=8, help="base width; Wan's own is 96 [8]")
     add("--map-size", type=int, default=256, help="side of the ViewPoint map in pixels [256]")
-    add("--length", type=int, default=9, help="frames of a clip, 4k + 1 [9]")
+    add("--length", type=int, default=9, help="frames of a clip, 4k + 1, or of its crops where it is shorter [9]")
     add("--fps", type=float, default=16.0, help="frames a second [16]")
     add("--crop", type=int, default=64, help="side of the crops that it trains on, a multiple of 8 [64]")
-    add("--crop-length", type=int, default=5, help="frames of a crop, 4k + 1 [5]")
+    add(
+        "--crop-length",
+        type=int,
+        nargs="+",
+        default=[5],
+        metavar="FRAMES",
+        help="frames of a crop, 4k + 1; several take turns, step by step [5]",
+    )
     add("--batch-size", type=int, default=16, help="crops a step [16]")
     add("--steps", type=int, default=2000, help="optimiser steps [2000]")
     add("--still-steps", type=int, default=1300, help="so many of them first, on single frames [1300]")
@@ -111,11 +118,13 @@ def check_options(options: argparse.Namespace) -> None:
     """Raise ValueError for options that cannot be, before anything is read."""
     check_map_size(options.map_size)
     check_length(options.length)
-    check_length(options.crop_length)
-    if options.crop % 8 or not 0 < options.crop <= options.map_size or options.crop_length > options.length:
+    for length in options.crop_length:
+        check_length(length)
+    longest = max(options.crop_length)
+    if options.crop % 8 or not 0 < options.crop <= options.map_size or longest > options.length:
         raise ValueError(
-            f"crops of {options.crop_length} frames of side {options.crop} do not fit clips of {options.length} frames "
-            f"of side {options.map_size}; expected a side that is a multiple of 8"
+            f"crops of {longest} frames of side {options.crop} do not fit clips of {options.length} frames of side "
+            f"{options.map_size}; expected a side that is a multiple of 8"
         )
     if options.width < MIN_WIDTH:
         raise ValueError(f"--width is {options.width}; expected {MIN_WIDTH} or more: colours take {MIN_WIDTH - 1}")
@@ -131,14 +140,15 @@ def check_options(options: argparse.Namespace) -> None:
 
 def facts_of(options: argparse.Namespace) -> dict[str, Any]:
     """What a checkpoint must agree with before a run goes on from it."""
-    names = ("map_size", "length", "seed", "crop", "crop_length", "optimizer")
+    names = ("map_size", "length", "seed", "crop", "optimizer")
+    lengths = options.crop_length if len(options.crop_length) > 1 else options.crop_length[0]
     own = {"decoder_of": vae_fingerprint(options.decoder_of)[:16]} if options.decoder_of else {"width": options.width}
-    return {**own, **{name: getattr(options, name) for name in names}}
+    return {**own, **{name: getattr(options, name) for name in names}, "crop_length": lengths}
 
 
 def read_all(options: argparse.Namespace, split: str, most: int = 0) -> list[Tensor]:
     """The clips of all manifests; of each so many at most, or all."""
-    shape = options.map_size, options.length, options.fps
+    shape = options.map_size, (options.length, *options.crop_length), options.fps
     found = [read_clips(file, split, *shape, options.device, most) for file in options.manifest]
     return [clip for clips in found for clip in clips]
 
@@ -172,8 +182,10 @@ def start(options: argparse.Namespace) -> VaeRun:
     vae = first_vae(options).to(options.device)
     optimizer = make_optimizer(vae, options)
     clips = read_all(options, "train")
-    if not clips:
-        raise ValueError(f"{', '.join(map(str, options.manifest))}: expected videos to train on")
+    longest = max(options.crop_length)
+    if not any(clip.shape[1] >= longest for clip in clips):
+        files = ", ".join(map(str, options.manifest))
+        raise ValueError(f"{files}: expected videos to train on, one or more of them of {longest} frames")
     masks, codes = known_masks(options.map_size, options.seed), codes_of(options, clips)
     run = VaeRun(options, vae, optimizer, clips, masks, codes)
     found = newest_checkpoint(options.output)
@@ -193,7 +205,7 @@ def crops_at(run: VaeRun, step: int) -> Tensor:
         run.masks,
         batch=options.batch_size,
         size=options.crop,
-        length=1 if still else options.crop_length,
+        length=1 if still else options.crop_length[step % len(options.crop_length)],
         seed=options.seed,
         step=step,
     )
@@ -247,7 +259,8 @@ def backward(run: VaeRun, loss: Callable[..., tuple[Tensor, Tensor]], *inputs: T
         return error
     key = loss, inputs[0].shape
     if key not in run.replays:
-        run.replays.clear()  # phases do not come again; their memory does
+        if any(other is not loss for other, _ in run.replays):
+            run.replays.clear()  # a phase does not come again; its memory does
         run.replays[key] = Replay(run.vae.parameters(), whole)
     return run.replays[key](*inputs)
 

@@ -13,7 +13,7 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 from tqdm import tqdm
 
-from .data.clips import Sampling, load_map, map_to_video, plan_clips
+from .data.clips import ClipSpec, Sampling, load_map, map_to_video, pictures_at, plan_clips
 from .data.manifest import read_manifest
 from .known_view import draw_view, known_video, view_mask
 from .plan import generator_for
@@ -37,17 +37,21 @@ def read_clips(
     manifest: Path,
     split: str,
     map_size: int,
-    length: int,
+    lengths: Sequence[int],
     fps: float,
     device: torch.device | str = "cpu",
     most: int = 0,
 ) -> list[Tensor]:
     """A manifest's clips of one split as maps uint8 (3, T, S, S), all in memory, drawn on a device; images are left
-    out. most: so many at most; 0: all."""
+    out. lengths: a video is cut into clips of the longest that fits. most: so many at most; 0: all."""
     items = [item for item in read_manifest(manifest) if item.split == split and item.fps]
-    specs, short = plan_clips(items, manifest.absolute().parent, Sampling(length, fps, variants=1))
-    if short:
-        raise ValueError(f"{manifest}: {short[0].name}: {short[0].reason}")
+    specs: list[ClipSpec] = []
+    for item in items:
+        length = max((n for n in lengths if n <= pictures_at(item, fps)), default=min(lengths))
+        found, short = plan_clips([item], manifest.absolute().parent, Sampling(length, fps, variants=1))
+        if short:
+            raise ValueError(f"{manifest}: {short[0].name}: {short[0].reason}")
+        specs += found
     chosen = specs[: most or len(specs)]
     with ThreadPoolExecutor(READERS) as pool:
         maps = pool.map(partial(load_map, map_size=map_size, device=device), chosen)
@@ -83,9 +87,11 @@ def draw_crop(clips: Sequence[Tensor], masks: Tensor, size: int, length: int, ge
 def draw_crops(
     clips: Sequence[Tensor], masks: Tensor, *, batch: int, size: int, length: int, seed: int, step: int
 ) -> Tensor:
-    """The crops (batch, 3, length, size, size) of a step, a function of the seed and the step."""
+    """The crops (batch, 3, length, size, size) of a step, of the clips that are long enough: a function of the seed and
+    the step."""
     generator = generator_for(seed, "crops", step)
-    crops = [draw_crop(clips, masks, size, length, generator) for _ in range(batch)]
+    long = [clip for clip in clips if clip.shape[1] >= length]
+    crops = [draw_crop(long, masks, size, length, generator) for _ in range(batch)]
     return torch.stack(crops).contiguous(memory_format=torch.channels_last_3d)
 
 
