@@ -296,18 +296,23 @@ def test_a_vae_that_is_there_gets_another_decoder_and_keeps_its_latents(
 def test_crops_of_several_lengths_take_turns_and_shorter_videos_give_the_shorter_ones(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    manifest(tmp_path)
-    long, short = write_turning_panorama(tmp_path / "long", 70, frames=9), read_manifest(tmp_path / "manifest.jsonl")
-    write_manifest([*short, Item(long, 0, 9, 16.0, WIDTH, HEIGHT, "", "CC0", "train")], tmp_path / "manifest.jsonl")
-    lengths = ["--crop-length", "5", "9"]
+    """Of a video of seven frames the VAE takes five: its latents stand for 4k + 1."""
+    file = manifest(tmp_path)
+    videos = [
+        Item(write_turning_panorama(tmp_path / name, 70, frames), 0, frames, 16.0, WIDTH, HEIGHT, "", "CC0", split)
+        for name, frames, split in (("long", 9, "train"), ("short", 7, "train"), ("seen", 7, "heldout"))
+    ]
+    short = read_manifest(file)
+    write_manifest([*short, *videos], file)
+    lengths = ["--crop-length", "1", "9"]
     arguments = [*flags(tmp_path, "out", **{"length": 9, "still-steps": 1}), *lengths]
     run = train_vae.start(train_vae.parse(arguments))
-    assert sorted(clip.shape[1] for clip in run.clips) == [5, 5, 9]
-    assert [train_vae.crops_at(run, step).shape[2] for step in range(5)] == [1, 9, 5, 9, 5]
+    assert sorted(clip.shape[1] for clip in run.clips) == [5, 5, 5, 9]
+    assert [train_vae.crops_at(run, step).shape[2] for step in range(5)] == [1, 9, 1, 9, 1]
     assert train_vae.main(arguments) == 0
     assert train_vae.main([*flags(tmp_path, "out", **{"length": 9, "still-steps": 1}), "--crop-length", "5"]) == 2
     assert "crop_length" in capsys.readouterr().err
-    write_manifest(short, tmp_path / "manifest.jsonl")
+    write_manifest(short, file)
     assert train_vae.main([*flags(tmp_path, "other", length=9), *lengths]) == 2
     assert "one or more of them of 9 frames" in capsys.readouterr().err
 

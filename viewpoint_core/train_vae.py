@@ -89,7 +89,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--output", type=Path, required=True, metavar="DIR", help="folder for checkpoints and the VAE")
     add("--width", type=int, default=8, help="base width; Wan's own is 96 [8]")
     add("--map-size", type=int, default=256, help="side of the ViewPoint map in pixels [256]")
-    add("--length", type=int, default=9, help="frames of a clip, 4k + 1, or of its crops where it is shorter [9]")
+    add(
+        "--length",
+        type=int,
+        default=9,
+        help="frames of a clip, 4k + 1, as many as there are where a video is shorter [9]",
+    )
     add("--fps", type=float, default=16.0, help="frames a second [16]")
     add("--crop", type=int, default=64, help="side of the crops that it trains on, a multiple of 8 [64]")
     add(
@@ -148,8 +153,9 @@ def facts_of(options: argparse.Namespace) -> dict[str, Any]:
 
 def read_all(options: argparse.Namespace, split: str, most: int = 0) -> list[Tensor]:
     """The clips of all manifests; of each so many at most, or all."""
-    shape = options.map_size, (options.length, *options.crop_length), options.fps
-    found = [read_clips(file, split, *shape, options.device, most) for file in options.manifest]
+    shape = options.map_size, options.length, options.fps
+    least = min(options.crop_length)
+    found = [read_clips(file, split, *shape, options.device, least=least, most=most) for file in options.manifest]
     return [clip for clips in found for clip in clips]
 
 

@@ -13,6 +13,7 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 from tqdm import tqdm
 
+from ..conditioning import TEMPORAL_COMPRESSION
 from .data.clips import ClipSpec, Sampling, load_map, map_to_video, pictures_at, plan_clips
 from .data.manifest import read_manifest
 from .known_view import draw_view, known_video, view_mask
@@ -37,18 +38,22 @@ def read_clips(
     manifest: Path,
     split: str,
     map_size: int,
-    lengths: Sequence[int],
+    length: int,
     fps: float,
     device: torch.device | str = "cpu",
+    *,
+    least: int,
     most: int = 0,
 ) -> list[Tensor]:
     """A manifest's clips of one split as maps uint8 (3, T, S, S), all in memory, drawn on a device; images are left
-    out. lengths: a video is cut into clips of the longest that fits. most: so many at most; 0: all."""
+    out. They have `length` frames, 4k + 1, or as many as a shorter video gives, `least` or more. most: so many clips at
+    most; 0: all."""
     items = [item for item in read_manifest(manifest) if item.split == split and item.fps]
     specs: list[ClipSpec] = []
     for item in items:
-        length = max((n for n in lengths if n <= pictures_at(item, fps)), default=min(lengths))
-        found, short = plan_clips([item], manifest.absolute().parent, Sampling(length, fps, variants=1))
+        whole = (pictures_at(item, fps) - 1) // TEMPORAL_COMPRESSION * TEMPORAL_COMPRESSION + 1
+        own = min(length, max(least, whole))
+        found, short = plan_clips([item], manifest.absolute().parent, Sampling(own, fps, variants=1))
         if short:
             raise ValueError(f"{manifest}: {short[0].name}: {short[0].reason}")
         specs += found
