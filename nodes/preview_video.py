@@ -14,6 +14,7 @@ from comfy_api.latest import InputImpl
 from torch import Tensor
 
 from ..viewpoint_core.replacing import replacing
+from ..viewpoint_core.sound import read_sound
 from ..viewpoint_core.video import (
     HEADER_RATE_DEFAULT,
     colours_of,
@@ -21,7 +22,6 @@ from ..viewpoint_core.video import (
     each_picture,
     edited_end,
     open_video,
-    read_sound,
     shown_size,
     timed_frames,
 )

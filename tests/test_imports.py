@@ -33,7 +33,7 @@ GEOMETRY = {
 NEEDS_NOTHING = {"choices"}
 THIRD_PARTY = {"torch", "einops", "safetensors", "tqdm"}
 FOR_VIDEO = {"av", "numpy"}  # of these modules of the core alone; ComfyUI brings both
-VIDEO_MODULES = {"video", "hdr", "bt709"}
+VIDEO_MODULES = {"video", "sound", "hdr", "bt709"}
 WHEN_NEEDED = {"cv2", "scipy"}  # imported by the functions that use them
 HALVES_THAT_ARE_NO_PIXEL = {
     "sphere.direction_to_erp",  # half a turn, and half the way from pole to pole
@@ -226,7 +226,7 @@ def test_modules_of_the_core_import_each_other_without_a_circle() -> None:
 
 def test_importing_the_core_brings_no_host_and_nothing_heavy() -> None:
     never = HOST | WHEN_NEEDED | {"diffusers", "transformers", "peft", "av"}
-    light = used_by_nodes() - {"viewpoint_core.video", "viewpoint_core.bt709"}
+    light = used_by_nodes() - {f"viewpoint_core.{name}" for name in ("video", "sound", "bt709")}
     modules = sorted(light | {"viewpoint_core.inflate", *(f"viewpoint_core.{name}" for name in GEOMETRY)})
     code = f"""
 import sys

@@ -13,9 +13,11 @@ from av.video.frame import PictureType
 from tests.panorama_files import HEIGHT, WIDTH, copied, numbers_shown, picture, trimmed, write_video
 from tests.phone_clips import corners, write_pictures
 from tests.test_sound import write_levels
+from viewpoint_core import sound as sound_module
 from viewpoint_core import video
+from viewpoint_core.sound import read_sound
 from viewpoint_core.training.data.media import probe, read_frames
-from viewpoint_core.video import clean_frames, pick_frames, read_clip, read_sound, timed_frames
+from viewpoint_core.video import clean_frames, pick_frames, read_clip, timed_frames
 
 
 def write_open_gops(file: Path) -> Path:
@@ -180,7 +182,7 @@ def test_sound_may_change_its_layout_on_the_way(tmp_path: Path, monkeypatch: pyt
             frame.sample_rate, frame.pts, frame.time_base = own_rate, round(begin * own_rate), Fraction(1, own_rate)
             yield frame
 
-    monkeypatch.setattr(video, "sound_frames", frames)
+    monkeypatch.setattr(sound_module, "sound_frames", frames)
     sound = read_sound(file, 0.0, 1.0)
     assert sound is not None
     assert sound[1] == rate

@@ -10,7 +10,8 @@ from av.audio.layout import AudioLayout
 
 from tests.panorama_files import HEIGHT, WIDTH, picture
 from tests.phone_clips import SOUND_RATE
-from viewpoint_core.video import read_clip, read_sound
+from viewpoint_core.sound import read_sound
+from viewpoint_core.video import read_clip
 
 
 def write_levels(file: Path, levels: list[float], layout: str) -> Path:

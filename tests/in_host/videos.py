@@ -34,7 +34,8 @@ from pack.nodes.clip import PIXEL_BYTES, ViewPointLoadClip
 from pack.nodes.output import encode_image
 from pack.nodes.preview import ViewPointPreview360
 from pack.nodes.video_encoder import check_audio, encode_video
-from pack.viewpoint_core.video import read_sound, to_rgb
+from pack.viewpoint_core.sound import read_sound
+from pack.viewpoint_core.video import to_rgb
 from PIL import Image
 
 sys.path.append(str(pack / "tests"))
