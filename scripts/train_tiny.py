@@ -38,7 +38,10 @@ DIT_FILE = MODELS / "diffusion_models" / "viewpoint_tiny_33ch.safetensors"
 HELDOUT_PANORAMAS = ("courtyard", "forest")
 HELDOUT_SEEDS = range(1_000_000, 1_000_064)
 ERP_WIDTH, MAP_SIZE = 384, 256
-LENGTH = 9  # of all clips; a model that is trained long on these alone falls apart on more (docs/tiny-model.md)
+LENGTH = 9  # of most clips, and of those that are scored
+LONG = 49  # of some, as the workflows make: trained long on nine frames alone, a model falls apart on more
+CUTS = 2  # short clips of a long video, at most
+VAE_LENGTHS = (5, 5, 17)  # of the VAE's crops
 COMPARED_SCENES = 32
 PRESET = "tiny_viewpoint"
 STOPPED = 130  # status of the trainer's commands where Ctrl-C ended them
@@ -51,6 +54,7 @@ class Budget:
 
     videos: range = range(440)  # with the turned panoramas, what the VAE is trained on
     more: range = range(0)  # what a CPU renders while a GPU trains the VAE
+    long: range = range(5_000, 5_040)
     stills: range = range(10_000, 10_400)
     turns: int = 6
     vae_width: int = 16
@@ -82,7 +86,8 @@ BUDGETS = {
     "cpu": Budget(),
     "gpu": Budget(
         range(300),
-        range(300, 900),
+        range(300, 600),
+        range(5_000, 5_100),
         range(10_000, 11_500),
         turns=12,
         vae_optimizer="muon",
@@ -96,7 +101,7 @@ BUDGETS = {
         encoders=10,
         loaders=11,
         variants=4,
-        steps=20_000,
+        steps=15_000,
         ablation_heads=3,
         ablation_layers=8,
         ablation_steps=2000,
@@ -109,7 +114,7 @@ BUDGETS = {
 
 COUNTED = ("vae_steps", "steps", "turns", "ablation_steps", "ablation_clips")
 PHASES = ("vae_still_steps", "vae_code_steps", "vae_decoder_steps")
-RENDERED = ("videos", "more", "stills")
+RENDERED = ("videos", "more", "long", "stills")
 
 
 def share_of(budget: Budget, share: float) -> Budget:
@@ -221,7 +226,7 @@ def make_data(folder: Path, budget: Budget) -> None:
     """Render the worlds that the VAE is trained on, turn the panoramas, and write their manifest."""
     data, workers = folder / "data", budget.workers
     with ThreadPoolExecutor(1) as pool:
-        turns = pool.submit(write_turns, data / "turns", LENGTH, budget.turns, workers)
+        turns = pool.submit(write_turns, data / "turns", LONG, budget.turns, workers)
         videos = write_clips(data / "videos", budget.videos, ERP_WIDTH, LENGTH, workers=workers)
         merge([videos, turns.result()], data / "vae.jsonl")
 
@@ -231,14 +236,16 @@ def make_more_data(folder: Path, budget: Budget) -> None:
     data, workers = folder / "data", budget.workers
     stills = write_clips(data / "stills", budget.stills, ERP_WIDTH, 1, workers=workers)
     more = write_clips(data / "more", budget.more, ERP_WIDTH, LENGTH, heldout=HELDOUT_SEEDS, workers=workers)
+    long = write_clips(data / "long", budget.long, ERP_WIDTH, LONG, workers=workers)
     clips = merge([data / "vae.jsonl", more], data / "clips.jsonl")
-    merge([clips, stills], data / "short.jsonl")
+    merge([clips, long, stills], data / "all.jsonl")
     write_manifest(compared_items(read_manifest(clips), budget), data / "ablation.jsonl")
 
 
 def train_the_vae(folder: Path, budget: Budget) -> None:
     """The VAE from nothing."""
-    data = ("--manifest", folder / "data" / "vae.jsonl", "--length", LENGTH, "--map-size", MAP_SIZE)
+    data = ("--manifest", folder / "data" / "vae.jsonl", "--length", max(VAE_LENGTHS), "--map-size", MAP_SIZE)
+    data += ("--crop-length", *VAE_LENGTHS)
     size = ("--width", budget.vae_width, "--dtype", "float16", "--batch-size", budget.vae_batch)
     steps = ("--steps", budget.vae_steps, "--still-steps", budget.vae_still_steps)
     steps += ("--code-steps", budget.vae_code_steps, "--decoder-steps", budget.vae_decoder_steps)
@@ -257,15 +264,18 @@ def train_the_vae_and_render(folder: Path, budget: Budget) -> None:
         more.result()
 
 
-def encode_flags(manifest: Path, cache: Path, vae: Path, device: str, **options: object) -> list[object]:
+def encode_flags(
+    manifest: Path, cache: Path, vae: Path, device: str, *, both_lengths: bool = False, **options: object
+) -> list[object]:
     """The encoder's flags for clips of the tiny model's size."""
     dtype = "bfloat16" if has_fast_bf16(device) else "float32"
-    flags = {"manifest": manifest, "cache": cache, "vae": vae, "map-size": MAP_SIZE, "length": LENGTH}
-    flags |= {"dtype": dtype, "device": device, **options}
-    return ["--no-text", *(part for name, value in flags.items() for part in (f"--{name}", value))]
+    flags = {"manifest": manifest, "cache": cache, "vae": vae, "map-size": MAP_SIZE, "dtype": dtype, "device": device}
+    flags |= options
+    lengths = ("--length", LENGTH, *([LONG] if both_lengths else []))
+    return ["--no-text", *lengths, *(part for name, value in flags.items() for part in (f"--{name}", value))]
 
 
-def encode_all(folder: Path, manifest: str, cache: Path, vae: Path, budget: Budget, **options: object) -> None:
+def encode_all(folder: Path, manifest: str, cache: Path, vae: Path, budget: Budget, **options: Any) -> None:
     """Encode a manifest's clips, and the view straight ahead of each."""
     flags = encode_flags(folder / "data" / manifest, cache, vae, budget.device, known="F", **options)
     call_together(encode.main, budget.encoders, *flags)
@@ -276,9 +286,9 @@ def train_the_model(folder: Path, budget: Budget) -> None:
     start = folder / "start.safetensors"
     if not start.is_file():
         write_transformer(new_transformer(budget.heads, budget.layers, budget.ffn, seed=0), start)
-    cache, vae = folder / "cache_short", folder / "vae" / "vae.safetensors"
-    encode_all(folder, "short.jsonl", cache, vae, budget, variants=budget.variants)
-    flags = ("--preset", PRESET, "--vae", vae, "--model", start, "--cache", cache, "--output", folder / "short")
+    cache, vae = folder / "cache", folder / "vae" / "vae.safetensors"
+    encode_all(folder, "all.jsonl", cache, vae, budget, both_lengths=True, variants=budget.variants, clips=CUTS)
+    flags = ("--preset", PRESET, "--vae", vae, "--model", start, "--cache", cache, "--output", folder / "model")
     flags += ("--steps", budget.steps, "--batch-size", budget.batch, "--lr", budget.lr)
     flags += ("--workers", budget.loaders)
     if budget.device != "cpu":  # twice the steps a second, for a minute and a half of compiling
@@ -291,7 +301,7 @@ def export_all(folder: Path, budget: Budget) -> None:
     VAE_FILE.parent.mkdir(parents=True, exist_ok=True)
     DIT_FILE.parent.mkdir(parents=True, exist_ok=True)
     replace_bytes(VAE_FILE, (folder / "vae" / "vae.safetensors").read_bytes())
-    call(export.main, "checkpoint", folder / "short", DIT_FILE, "--force")
+    call(export.main, "checkpoint", folder / "model", DIT_FILE, "--force")
 
 
 def run_folder(folder: Path, run: AblationRun) -> Path:
@@ -314,7 +324,7 @@ def train_ablation(folder: Path, budget: Budget) -> None:
         write_transformer(new_transformer(budget.ablation_heads, budget.ablation_layers, budget.ffn, seed=0), start)
     for run in ABLATION:
         cache, output = folder / f"cache_{run.layout}", run_folder(folder, run)
-        encode_all(folder, "ablation.jsonl", cache, vae, budget, variants=1, layout=run.layout)
+        encode_all(folder, "ablation.jsonl", cache, vae, budget, variants=1, clips=1, layout=run.layout)
         flags = ("--preset", PRESET, "--vae", vae, "--model", start, "--cache", cache, "--output", output)
         flags += ("--schedule", run.schedule, "--layout", run.layout, "--steps", budget.ablation_steps)
         call(train.main, *flags, "--batch-size", budget.batch)
