@@ -146,23 +146,44 @@ def test_the_written_file_is_the_vae(tmp_path: Path) -> None:
     assert reconstruction_psnr(loaded, clips(1), CPU) == reconstruction_psnr(vae.eval(), clips(1), CPU)
 
 
+def stop_at_two(monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
+    """A signal in the second step, to every run from here on."""
+    real_step = train_vae.train_step
+
+    def step(run: train_vae.VaeRun) -> float:
+        if run.step == 1:
+            signal.raise_signal(number)
+        return real_step(run)
+
+    monkeypatch.setattr(train_vae, "train_step", step)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_goes_on_exactly(number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C among the single frames, when part of the weights has not been reached yet."""
     manifest(tmp_path)
     assert train_vae.main(flags(tmp_path, "whole")) == 0
-    real_step = train_vae.train_step
-
-    def stop_at_two(run: train_vae.VaeRun) -> float:
-        if run.step == 1:
-            signal.raise_signal(number)
-        return real_step(run)
-
-    monkeypatch.setattr(train_vae, "train_step", stop_at_two)
-    assert train_vae.main(flags(tmp_path, "stopped")) == 130
+    with monkeypatch.context() as stopping:
+        stop_at_two(stopping, number)
+        assert train_vae.main(flags(tmp_path, "stopped")) == 130
     assert newest_checkpoint(tmp_path / "stopped").name == "step_00000002"
-    monkeypatch.setattr(train_vae, "train_step", real_step)
     assert train_vae.main(flags(tmp_path, "stopped")) == 0
+    whole, stopped = ((tmp_path / name / train_vae.FILE).read_bytes() for name in ("whole", "stopped"))
+    assert whole == stopped
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_stopped_run_of_a_decoder_goes_on_exactly(
+    optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest(tmp_path)
+    write_vae(new_vae(8, 0), tmp_path / "vae.safetensors")
+    options = {"decoder-of": tmp_path / "vae.safetensors", "steps": 3, "optimizer": optimizer}
+    assert train_vae.main(flags(tmp_path, "whole", **options)) == 0
+    with monkeypatch.context() as stopping:
+        stop_at_two(stopping, signal.SIGINT)
+        assert train_vae.main(flags(tmp_path, "stopped", **options)) == 130
+    assert train_vae.main(flags(tmp_path, "stopped", **options)) == 0
     whole, stopped = ((tmp_path / name / train_vae.FILE).read_bytes() for name in ("whole", "stopped"))
     assert whole == stopped
 

@@ -160,18 +160,23 @@ def read_all(options: argparse.Namespace, split: str, most: int = 0) -> list[Ten
 
 
 def make_optimizer(vae: AutoencoderKLWan, options: argparse.Namespace) -> torch.optim.Optimizer:
-    """AdamW, or Muon for the inner kernels and AdamW for the rest."""
+    """AdamW, or Muon for the inner kernels and AdamW for the rest, of what trains."""
     settings = {"lr": options.lr, "betas": (0.9, 0.98), "weight_decay": 0.0}
+    trained = {name: weight for name, weight in vae.named_parameters() if weight.requires_grad}
     if options.optimizer == "muon":
-        return Muon(vae.named_parameters(), takes=is_inner_kernel, **settings)
-    return torch.optim.AdamW(vae.parameters(), **settings)
+        return Muon(trained.items(), takes=is_inner_kernel, **settings)
+    return torch.optim.AdamW(trained.values(), **settings)
 
 
 def first_vae(options: argparse.Namespace) -> AutoencoderKLWan:
-    """A new VAE, or the one whose decoder is to be trained. Raises ValueError for what is no Wan2.1 VAE."""
-    if options.decoder_of:
-        return load_vae(options.decoder_of).requires_grad_(True)
-    return new_vae(options.width, options.seed)
+    """A new VAE, or the one whose decoder, and nothing else, is to be trained. Raises ValueError for what is no Wan2.1
+    VAE."""
+    if not options.decoder_of:
+        return new_vae(options.width, options.seed)
+    vae = load_vae(options.decoder_of).requires_grad_(False)
+    for part in (vae.decoder, vae.post_quant_conv):
+        part.requires_grad_(True)
+    return vae
 
 
 def codes_of(options: argparse.Namespace, clips: list[Tensor]) -> PatchCodes | None:
