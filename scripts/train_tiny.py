@@ -54,7 +54,7 @@ class Budget:
 
     videos: range = range(440)  # with the turned panoramas, what the VAE is trained on
     more: range = range(0)  # what a CPU renders while a GPU trains the VAE
-    long: range = range(5_000, 5_040)
+    long: range = range(5_000, 5_040)  # as long as what the workflows make
     stills: range = range(10_000, 10_400)
     turns: int = 6
     vae_width: int = 16

@@ -260,7 +260,12 @@ def test_a_share_of_a_budget_is_less_of_the_same_training(name: str, share: floa
     part = train_tiny.share_of(whole, share)
     assert part.steps == math.ceil(share * whole.steps)
     assert part.vae_decoder_steps < part.vae_steps == math.ceil(share * whole.vae_steps)
-    for clips, all_clips in ((part.videos, whole.videos), (part.more, whole.more), (part.stills, whole.stills)):
+    for clips, all_clips in (
+        (part.videos, whole.videos),
+        (part.more, whole.more),
+        (part.long, whole.long),
+        (part.stills, whole.stills),
+    ):
         assert len(clips) == math.ceil(share * len(all_clips))
         assert list(clips) == list(all_clips)[: len(clips)]
     assert (part.batch, part.lr, part.heads, part.vae_width) == (whole.batch, whole.lr, whole.heads, whole.vae_width)
