@@ -19,6 +19,16 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def another_precision() -> Iterator[None]:
+    """Let accelerate take another precision than the runs before and after, which it refuses within a process."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()
+    yield
+    AcceleratorState._reset_state()
+
+
 @pytest.fixture(scope="module")
 def browser_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
     """A server with tiny models and inputs."""

@@ -43,6 +43,7 @@ def small_panoramas(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("another_precision")
 def test_both_models_come_out_of_seeds_and_panoramas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vae, model = tmp_path / "models" / "vae" / "vae.safetensors", tmp_path / "models" / "dit" / "dit.safetensors"
     for name, value in {

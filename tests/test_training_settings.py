@@ -2,14 +2,13 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from tests.training_runs import encode_cache, flags_of, losses, write_cache
 from viewpoint_core import train
@@ -139,14 +138,6 @@ def test_settings_of_the_data_and_of_what_is_watched_show_in_a_run(
     one = watch(paths, tmp_path / "one", steps=1, **plain, **{**shown, "heldout_every": 1})
     assert not any(bool(draws.no_caption.any()) for draws in both.draws + one.draws)
     assert heldout(tmp_path / "both") != heldout(tmp_path / "one")
-
-
-@pytest.fixture
-def another_precision() -> Iterator[None]:
-    """Let accelerate take another precision than the runs before and after, which it refuses within a process."""
-    AcceleratorState._reset_state()
-    yield
-    AcceleratorState._reset_state()
 
 
 @pytest.mark.usefixtures("another_precision")
