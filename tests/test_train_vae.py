@@ -172,13 +172,13 @@ def test_a_stopped_run_goes_on_exactly(number: signal.Signals, tmp_path: Path, m
     assert whole == stopped
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_a_stopped_run_of_a_decoder_goes_on_exactly(
-    optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("start", "optimizer"), [("decoder-of", "adamw"), ("decoder-of", "muon"), ("vae", "muon")])
+def test_a_stopped_run_of_a_vae_that_is_there_goes_on_exactly(
+    start: str, optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest(tmp_path)
     write_vae(new_vae(8, 0), tmp_path / "vae.safetensors")
-    options = {"decoder-of": tmp_path / "vae.safetensors", "steps": 3, "optimizer": optimizer}
+    options = {start: tmp_path / "vae.safetensors", "steps": 3, "optimizer": optimizer}
     assert train_vae.main(flags(tmp_path, "whole", **options)) == 0
     with monkeypatch.context() as stopping:
         stop_at_two(stopping, signal.SIGINT)
@@ -317,6 +317,33 @@ def test_a_vae_that_is_there_gets_another_decoder_and_keeps_its_latents(
     assert "decoder_of" in capsys.readouterr().err
     assert train_vae.main(flags(tmp_path, "third", **{"decoder-of": tmp_path / "none.safetensors"})) == 2
     assert "none.safetensors" in capsys.readouterr().err
+
+
+def test_a_vae_that_is_there_is_trained_further_and_comes_back_better(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All of it, from its own width and on whole crops from the start; the file that it began with stays."""
+    manifest(tmp_path)
+    assert train_vae.main(flags(tmp_path, "first")) == 0
+    first = tmp_path / "first" / "vae.safetensors"
+    before, printed = first.read_bytes(), capsys.readouterr().out
+    further = flags(tmp_path, "second", vae=first, width=16, steps=30)
+    assert [train_vae.crops_at(train_vae.start(train_vae.parse(further)), 0).shape[2]] == [5]
+    assert train_vae.main(further) == 0
+    scores = [float(said.split(" dB")[0].split()[-1]) for said in (printed, capsys.readouterr().out)]
+    assert scores[1] > scores[0] + 0.1
+    one, two = (load_vae(tmp_path / name / "vae.safetensors") for name in ("first", "second"))
+    moved = {
+        name.split(".")[0]
+        for name, weight in two.state_dict().items()
+        if not torch.equal(weight, one.get_parameter(name))
+    }
+    assert moved == {"encoder", "quant_conv", "post_quant_conv", "decoder"}
+    assert first.read_bytes() == before
+    assert train_vae.main(flags(tmp_path, "second", vae=tmp_path / "second" / "vae.safetensors", steps=30)) == 2
+    assert "vae" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        train_vae.main(flags(tmp_path, "third", vae=first, **{"decoder-of": first}))
 
 
 def test_crops_of_several_lengths_take_turns_and_shorter_videos_give_the_shorter_ones(

@@ -1,4 +1,4 @@
-"""Train a small Wan2.1 VAE from scratch, or a VAE's decoder further: python -m viewpoint_core.train_vae.
+"""Train a small Wan2.1 VAE from scratch, or one that is there further: python -m viewpoint_core.train_vae.
 
 A real-size model uses Wan's own VAE."""
 
@@ -45,8 +45,10 @@ EPILOG = """\
 All clips are held in memory as maps. The run's checkpoints lie in OUTPUT/checkpoints; the same command goes on from the
 newest. At the end OUTPUT/vae.safetensors is written, in the format that ComfyUI's VAELoader takes.
 
-With --decoder-of, a VAE that is there gets a better decoder. Its latents stay as they are, so a model that was trained
-on them goes with the new file too; --width, --still-steps, --code-steps and --decoder-steps then count for nothing.
+With --vae, a VAE that is there is trained further, its encoder too: a model that was trained on its latents must then
+go on, on a new cache. With --decoder-of, it gets a better decoder alone. Its latents stay as they are, so such a model
+goes with the new file too. --width, --still-steps and --code-steps then count for nothing, nor does --decoder-steps
+with --decoder-of.
 """
 FILE, CODES = "vae.safetensors", "codes.safetensors"
 OUT_OF_MEMORY = (
@@ -110,7 +112,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--still-steps", type=int, default=1300, help="so many of them first, on single frames [1300]")
     add("--code-steps", type=int, default=1000, help="so many of them first, told the principal components [1000]")
     add("--decoder-steps", type=int, default=0, help="so many of them last, the decoder alone, sharper [0]")
-    add("--decoder-of", type=Path, metavar="FILE", help="train the decoder of this VAE alone, in place of a new VAE")
+    further = parser.add_mutually_exclusive_group()
+    further.add_argument("--vae", type=Path, metavar="FILE", help="train this VAE further, in place of a new one")
+    further.add_argument("--decoder-of", type=Path, metavar="FILE", help="train the decoder of this VAE alone")
     add("--optimizer", choices=("adamw", "muon"), default="adamw", help="muon: for kernels, adamw for the rest [adamw]")
     add("--lr", type=float, default=3e-3, help="learning rate, which falls to 0 as a cosine [0.003]")
     add("--seed", type=int, default=0, help="every random number follows from it and from the step [0]")
@@ -147,7 +151,8 @@ def facts_of(options: argparse.Namespace) -> dict[str, Any]:
     """What a checkpoint must agree with before a run goes on from it."""
     names = ("map_size", "length", "seed", "crop", "optimizer")
     lengths = options.crop_length if len(options.crop_length) > 1 else options.crop_length[0]
-    own = {"decoder_of": vae_fingerprint(options.decoder_of)[:16]} if options.decoder_of else {"width": options.width}
+    starts = {"vae": options.vae, "decoder_of": options.decoder_of}
+    own = {name: vae_fingerprint(file)[:16] for name, file in starts.items() if file} or {"width": options.width}
     return {**own, **{name: getattr(options, name) for name in names}, "crop_length": lengths}
 
 
@@ -168,9 +173,16 @@ def make_optimizer(vae: AutoencoderKLWan, options: argparse.Namespace) -> torch.
     return torch.optim.AdamW(trained.values(), **settings)
 
 
+def is_further(options: argparse.Namespace) -> bool:
+    """Whether a VAE that is there is trained, not a new one."""
+    return bool(options.vae or options.decoder_of)
+
+
 def first_vae(options: argparse.Namespace) -> AutoencoderKLWan:
-    """A new VAE, or the one whose decoder, and nothing else, is to be trained. Raises ValueError for what is no Wan2.1
-    VAE."""
+    """A new VAE, or the one to train further: the whole, or its decoder and nothing else. Raises ValueError for what is
+    no Wan2.1 VAE."""
+    if options.vae:
+        return load_vae(options.vae).requires_grad_(True)
     if not options.decoder_of:
         return new_vae(options.width, options.seed)
     vae = load_vae(options.decoder_of).requires_grad_(False)
@@ -181,7 +193,7 @@ def first_vae(options: argparse.Namespace) -> AutoencoderKLWan:
 
 def codes_of(options: argparse.Namespace, clips: list[Tensor]) -> PatchCodes | None:
     """What a new VAE is told: from the run's start on the same, whatever clips come later."""
-    if options.decoder_of:
+    if is_further(options):
         return None
     if not (options.output / CODES).is_file():
         write_codes(fit_codes(clips), options.output / CODES)
@@ -210,7 +222,7 @@ def start(options: argparse.Namespace) -> VaeRun:
 def crops_at(run: VaeRun, step: int) -> Tensor:
     """The crops of a step."""
     options = run.options
-    still = step < options.still_steps and not options.decoder_of
+    still = step < options.still_steps and not is_further(options)
     return draw_crops(
         run.clips,
         run.masks,
