@@ -103,9 +103,10 @@ workflow. The video is saved in `output/viewpoint`, marked as 360 degrees.
 """
 TINY_NOTE = f"""# {{title}}, with the tiny model
 
-Nothing to download: `{TINY_UNET}` and `{TINY_VAE}` come with this pack, and run on a CPU in a few minutes.
-They show how the pieces work together. The model was trained on two CPU cores, on small procedural worlds and six real
-panoramas, without captions: expect soft pictures, 384 x 192, and use a ViewPoint model of real size for real work.
+Nothing to download: `{TINY_UNET}` and `{TINY_VAE}` come with this pack, and run on a CPU in a minute or two.
+They show how the pieces work together. The model was trained for minutes on a GPU and hours on a CPU, on procedural
+worlds and six real panoramas, without captions: expect soft pictures, 384 x 192, and use a ViewPoint model of real
+size for real work.
 It knows square views of 90 degrees straight ahead. Say in Place View how wide your lens is (a phone held sideways: 65
 to 70 degrees): a narrower, wider or turned view works too, but the surroundings then match it less.
 
@@ -199,7 +200,7 @@ def tiny_graph(name: str, title: str, source: str, view: dict[str, Node], place:
     prompt = Link("prompt", "conditioning")
     conditioned = {part: Link("conditioning", part) for part in ("positive", "negative", "latent")}
     sizes = {"map_size": TINY_MAP_SIZE, "length": LENGTH}
-    sampling = {"seed": 0, "steps": 12, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "shift": 0.5}
+    sampling = {"seed": 0, "steps": 4, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "shift": 1.25}
     decode = {"samples": Link("sampler", "latent"), "vae": Link("vae", "VAE")}
     nodes = {
         **view,

@@ -1,13 +1,12 @@
-"""Trains a tiny ViewPoint model from nothing, in place of the one that ships, by the trainer's own commands.
+"""Trains a tiny ViewPoint model, in place of the one that ships, by the trainer's own commands.
 
-    python -m scripts.train_tiny [--folder build/tiny] [--budget cpu|gpu] [--share 0.25] [--until STEP]
+    python -m scripts.train_tiny [--folder build/tiny] [--budget cpu|gpu] [--share 0.25] [--further] [--until STEP]
 
 Steps: data, vae, train, export, and, if asked for by --until ablation, the models that docs/tiny-model.md
 compares. Each goes on where it was stopped; what is finished is not repeated.
 """
 
 import argparse
-import math
 import os
 import signal
 import subprocess
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 
 from scripts.make_sample_clip import read_image
+from scripts.tiny_budgets import BUDGETS, Budget, share_of
 from viewpoint_core import encode, export, train, train_vae
 from viewpoint_core.replacing import replace_bytes
 from viewpoint_core.training.data.manifest import Item, read_manifest, write_manifest
@@ -44,87 +44,10 @@ CUTS = 2  # short clips of a long video, at most
 VAE_LENGTHS = (5, 5, 17)  # of the VAE's crops
 COMPARED_SCENES = 32
 PRESET = "tiny_viewpoint"
+VAE_LR = 3e-3
+FURTHER = 0.3  # of the learning rates, from weights that are trained
 STOPPED = 130  # status of the trainer's commands where Ctrl-C ended them
 SHRINK = 2  # a panorama is turned at twice the clip's width, then averaged
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How much is made, and how long is trained."""
-
-    videos: range = range(440)  # with the turned panoramas, what the VAE is trained on
-    more: range = range(0)  # what a CPU renders while a GPU trains the VAE
-    long: range = range(5_000, 5_040)  # as long as what the workflows make
-    stills: range = range(10_000, 10_400)
-    turns: int = 6
-    vae_width: int = 16
-    vae_optimizer: str = "adamw"
-    vae_batch: int = 8
-    vae_steps: int = 5000
-    vae_still_steps: int = 700
-    vae_code_steps: int = 1300
-    vae_decoder_steps: int = 2600
-    heads: int = 3
-    layers: int = 8
-    ffn: int = 1024
-    batch: int = 4
-    processes: int = 2
-    encoders: int = 1
-    loaders: int = 1
-    lr: float = 2e-3
-    variants: int = 5
-    steps: int = 6000
-    ablation_heads: int = 2
-    ablation_layers: int = 6
-    ablation_steps: int = 150
-    ablation_clips: int = 160
-    workers: int = 2
-    device: str = "cpu"
-
-
-BUDGETS = {
-    "cpu": Budget(),
-    "gpu": Budget(
-        range(300),
-        range(300, 600),
-        range(5_000, 5_100),
-        range(10_000, 11_500),
-        turns=12,
-        vae_optimizer="muon",
-        vae_batch=48,
-        vae_steps=5000,
-        vae_still_steps=800,
-        vae_code_steps=1300,
-        vae_decoder_steps=1500,
-        batch=32,
-        processes=1,
-        encoders=10,
-        loaders=11,
-        variants=4,
-        steps=15_000,
-        ablation_heads=3,
-        ablation_layers=8,
-        ablation_steps=2000,
-        ablation_clips=600,
-        workers=12,
-        device="cuda",
-    ),
-}
-
-
-COUNTED = ("vae_steps", "steps", "turns", "ablation_steps", "ablation_clips")
-PHASES = ("vae_still_steps", "vae_code_steps", "vae_decoder_steps")
-RENDERED = ("videos", "more", "long", "stills")
-
-
-def share_of(budget: Budget, share: float) -> Budget:
-    """A part of a budget, in (0, 1]: fewer steps, fewer clips of the same seeds, the same models and batches."""
-    if not 0 < share <= 1:
-        raise ValueError(f"share {share} of a budget; expected more than 0 and at most 1")
-    parts: dict[str, Any] = {name: math.ceil(share * getattr(budget, name)) for name in COUNTED}
-    parts |= {name: math.floor(share * getattr(budget, name)) for name in PHASES}
-    parts |= {name: getattr(budget, name)[: math.ceil(share * len(getattr(budget, name)))] for name in RENDERED}
-    return replace(budget, **parts)
 
 
 @dataclass(frozen=True)
@@ -243,15 +166,25 @@ def make_more_data(folder: Path, budget: Budget) -> None:
 
 
 def train_the_vae(folder: Path, budget: Budget) -> None:
-    """The VAE from nothing."""
+    """The VAE, on crops."""
     data = ("--manifest", folder / "data" / "vae.jsonl", "--length", max(VAE_LENGTHS), "--map-size", MAP_SIZE)
     data += ("--crop-length", *VAE_LENGTHS)
     size = ("--width", budget.vae_width, "--dtype", "float16", "--batch-size", budget.vae_batch)
     steps = ("--steps", budget.vae_steps, "--still-steps", budget.vae_still_steps)
     steps += ("--code-steps", budget.vae_code_steps, "--decoder-steps", budget.vae_decoder_steps)
-    steps += ("--optimizer", budget.vae_optimizer)
+    steps += ("--optimizer", budget.vae_optimizer, "--lr", VAE_LR * (FURTHER if budget.further else 1))
+    if budget.further:
+        steps += ("--vae", kept(VAE_FILE, folder / "start_vae.safetensors"))
     if not (folder / "vae" / "vae.safetensors").is_file():
         call(train_vae.main, *data, *size, *steps, "--device", budget.device, "--output", folder / "vae")
+
+
+def kept(file: Path, copy: Path) -> Path:
+    """A run's own copy of a file, so that it goes on as it began when another is put in its place."""
+    if not copy.is_file():
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        replace_bytes(copy, file.read_bytes())
+    return copy
 
 
 def train_the_vae_and_render(folder: Path, budget: Budget) -> None:
@@ -282,14 +215,17 @@ def encode_all(folder: Path, manifest: str, cache: Path, vae: Path, budget: Budg
 
 
 def train_the_model(folder: Path, budget: Budget) -> None:
-    """The model from nothing, on clips and stills."""
+    """The model, on clips and stills."""
     start = folder / "start.safetensors"
-    if not start.is_file():
+    if budget.further:
+        kept(DIT_FILE, start)
+    elif not start.is_file():
         write_transformer(new_transformer(budget.heads, budget.layers, budget.ffn, seed=0), start)
     cache, vae = folder / "cache", folder / "vae" / "vae.safetensors"
     encode_all(folder, "all.jsonl", cache, vae, budget, both_lengths=True, variants=budget.variants, clips=CUTS)
     flags = ("--preset", PRESET, "--vae", vae, "--model", start, "--cache", cache, "--output", folder / "model")
-    flags += ("--steps", budget.steps, "--batch-size", budget.batch, "--lr", budget.lr)
+    flags += ("--steps", budget.steps, "--batch-size", budget.batch)
+    flags += ("--lr", budget.lr * (FURTHER if budget.further else 1))
     flags += ("--workers", budget.loaders)
     if budget.device != "cpu":  # twice the steps a second, for a minute and a half of compiling
         flags += ("--replay", "true", "--compile", "true")
@@ -310,16 +246,14 @@ def run_folder(folder: Path, run: AblationRun) -> Path:
 
 
 def compared_vae(folder: Path) -> Path:
-    """The VAE of the compared models: their own copy, so that another one later does not touch the comparison."""
+    """The VAE of the compared models: their own copy."""
     return folder / "ablation" / "vae.safetensors"
 
 
 def train_ablation(folder: Path, budget: Budget) -> None:
     """The models that are compared: same clips, seeds, steps and start; three kinds of attention, three layouts."""
-    vae, start = compared_vae(folder), folder / "ablation" / "start.safetensors"
-    if not vae.is_file():
-        vae.parent.mkdir(parents=True, exist_ok=True)
-        replace_bytes(vae, (folder / "vae" / "vae.safetensors").read_bytes())
+    vae = kept(folder / "vae" / "vae.safetensors", compared_vae(folder))
+    start = folder / "ablation" / "start.safetensors"
     if not start.is_file():
         write_transformer(new_transformer(budget.ablation_heads, budget.ablation_layers, budget.ffn, seed=0), start)
     for run in ABLATION:
@@ -344,14 +278,20 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; 0, 1 where a step fails, 130 where it is stopped."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     has_gpu = torch.cuda.is_available()
-    parser.add_argument("--folder", type=Path, help="where to work (build/tiny, with the gpu budget build/tiny_gpu)")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        help="where to work (build/tiny, with _gpu and _further)",
+    )
     parser.add_argument("--budget", choices=BUDGETS, default="gpu" if has_gpu else "cpu", help="how much to do")
     parser.add_argument("--share", type=float, default=1.0, help="part of that budget, where there is less time (1)")
     parser.add_argument("--until", choices=STEPS, default="export", help="the last step (export)")
+    parser.add_argument("--further", action="store_true", help="from the files that ship, not from nothing")
     options = parser.parse_args(arguments)
-    folder = options.folder or ROOT / "build" / ("tiny" if options.budget == "cpu" else f"tiny_{options.budget}")
+    parts = ["tiny", *([options.budget] if options.budget != "cpu" else []), *(["further"] if options.further else [])]
+    folder = options.folder or ROOT / "build" / "_".join(parts)
     try:
-        budget = share_of(BUDGETS[options.budget], options.share)
+        budget = replace(share_of(BUDGETS[options.budget], options.share), further=options.further)
         for name, step in STEPS.items():
             step(folder.resolve(), budget)
             if name == options.until:

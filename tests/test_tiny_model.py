@@ -21,7 +21,7 @@ from viewpoint_core.checkpoint import read_checkpoint, schedule_from_metadata
 from viewpoint_core.conditioning import latent_shape
 from viewpoint_core.evaluation.fills import fills
 from viewpoint_core.evaluation.scores import REST, VIEW, panorama_scores, weighted_psnr
-from viewpoint_core.evaluation.seams import SEAM, seam_ratios, seam_steps
+from viewpoint_core.evaluation.seams import seam_ratios, seam_steps
 from viewpoint_core.sphere import erp_area
 from viewpoint_core.training import watch
 from viewpoint_core.training.config import TrainingConfig
@@ -32,7 +32,7 @@ from viewpoint_core.training.wan import prepare_transformer
 from viewpoint_core.training.wan_vae import load_vae
 from viewpoint_core.training.watch import sample_map
 from viewpoint_core.viewpoint_map import erp_to_viewpoint
-from viewpoint_core.views import render_view
+from viewpoint_core.views import place_view, render_view
 
 REPO = Path(__file__).parents[1]
 ASSETS = REPO / "workflows" / "assets"
@@ -141,11 +141,11 @@ def test_the_workflows_sample_as_the_scores_were_measured() -> None:
         assert (workflow[sampler]["inputs"]["steps"], workflow[sampler]["inputs"]["shift"]) == (STEPS, SHIFT)
 
 
-def made_by_the_trainers_sampling(true: torch.Tensor, seed: int) -> torch.Tensor:
-    """The panorama (T, 3, H, 2H) that the shipped files make of the view straight ahead in a true one."""
+def made_by_the_trainers_sampling(known: torch.Tensor, seed: int) -> torch.Tensor:
+    """The panorama (T, 3, H, 2H) that the shipped files make of the view straight ahead in maps (T, 3, S, S)."""
     vae, model = load_vae(VAE_FILE), prepare_transformer(DIT_FILE, "alternating").eval()
-    pixels = (erp_to_viewpoint(true, MAP_SIZE).clamp(0, 1) * 255).round().byte().transpose(0, 1)
-    latent = torch.empty(latent_shape(MAP_SIZE, len(true))[1:])  # of which the shape alone counts
+    pixels = (known.clamp(0, 1) * 255).round().byte().transpose(0, 1)
+    latent = torch.empty(latent_shape(MAP_SIZE, len(known))[1:])  # of which the shape alone counts
     item = {"map": pixels, "map_size": MAP_SIZE, "latent": latent, "text": torch.zeros(512, 4096)}
     config = TrainingConfig(sample_steps=STEPS, sample_cfg=1.0, shift=SHIFT)
     with fast_autocast("cpu"):
@@ -158,15 +158,14 @@ def test_surroundings_of_scenes_it_never_saw_beat_every_fill_by_a_decibel_and_a_
     scores, steps = [], []
     for seed in HELDOUT_SEEDS[:6]:
         true = render_erp(draw_scene(seed), WIDTH, LENGTH)
-        made = made_by_the_trainers_sampling(true, seed)
+        made = made_by_the_trainers_sampling(erp_to_viewpoint(true, MAP_SIZE), seed)
         scores.append(panorama_scores(made, true))
         steps.append(seam_steps(made))
     mean = {name: sum(score[name] for score in scores) / len(scores) for name in scores[0]}
     assert mean[VIEW] > 20, mean
     assert mean[REST] > max(mean[name] for name in fills(true)) + 1.5, mean
     ratios = seam_ratios(*steps)
-    assert ratios[SEAM] < 1.15, ratios
-    assert max(ratios.values()) < 1.3, ratios  # docs/tiny-model.md: face edges and arcs of all 64
+    assert max(ratios.values()) < 1.15, ratios
 
 
 @pytest.mark.host
@@ -175,13 +174,15 @@ def test_the_host_makes_what_the_trainers_sampling_makes_of_the_same_noise(
 ) -> None:
     """One scene of the 64 in docs/tiny-model.md, its view as pictures through the image workflow.
 
-    Chosen, since not every scene beats the fills: the next one, of this noise, falls 3 dB behind its mean colour.
+    Chosen, since not every scene beats the fills. The trainer's sampling takes the view as the workflow places it: of
+    the true map's own pixels, 37 dB from those, it makes surroundings that are only 31 dB from the workflow's.
     """
     true = render_erp(draw_scene(SEED), WIDTH, LENGTH)
+    views = (render_view(true, 256, 256).clamp(0, 1) * 255).round().byte()
     frames = []
-    for number, view in enumerate(render_view(true, 256, 256)):
+    for number, view in enumerate(views):
         file = tmp_path / f"scene_{number:02}.png"
-        cv2.imwrite(str(file), (view.clamp(0, 1) * 255).round().byte().movedim(0, -1).numpy()[..., ::-1])
+        cv2.imwrite(str(file), view.movedim(0, -1).numpy()[..., ::-1])
         frames.append(server.client.upload_file(file))
     workflow = demo_workflow(EXAMPLES[1], 0)
     (load,) = nodes_of(workflow, "LoadImage")
@@ -196,12 +197,13 @@ def test_the_host_makes_what_the_trainers_sampling_makes_of_the_same_noise(
     workflow[place]["inputs"] |= {"view": last, "length": 0}
     made = torch.from_numpy(panorama(server, short(workflow, LENGTH))[..., ::-1].copy()).movedim(-1, 1).float() / 255
     monkeypatch.setattr(watch, "generator_for", lambda *_: torch.Generator().manual_seed(0))  # the host's noise
-    wanted = made_by_the_trainers_sampling(true, 0)
+    known, _ = place_view(views.float() / 255, MAP_SIZE, fov_deg=90.0)
+    wanted = made_by_the_trainers_sampling(known, 0)
     scores = {"made": panorama_scores(made, true), "wanted": panorama_scores(wanted, true)}
     alike = weighted_psnr(made, wanted, erp_area(*true.shape[-2:]))
-    assert alike > 35, json.dumps(scores)
+    assert alike > 45, json.dumps(scores)
     for name in (VIEW, REST):
-        assert scores["made"][name] == pytest.approx(scores["wanted"][name], abs=0.5)
+        assert scores["made"][name] == pytest.approx(scores["wanted"][name], abs=0.1)
     assert scores["made"][VIEW] > 18, json.dumps(scores)
     assert scores["made"][REST] > max(scores["made"][name] for name in fills(true)), json.dumps(scores)
     assert max(seam_ratios(seam_steps(made)).values()) < 2

@@ -5,12 +5,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from scripts import train_tiny
+from scripts import tiny_budgets, train_tiny
 from viewpoint_core.training.data.cache import CachedClips
+from viewpoint_core.training.new_model import new_transformer, write_transformer
+from viewpoint_core.training.new_vae import new_vae
+from viewpoint_core.training.vae_training import write_vae
 from viewpoint_core.training.wan import prepare_transformer
 from viewpoint_core.training.wan_vae import load_vae
 
-BUDGET = train_tiny.Budget(
+BUDGET = tiny_budgets.Budget(
     videos=range(2),
     long=range(5_000, 5_001),
     stills=range(10_000, 10_001),
@@ -43,8 +46,9 @@ def small_panoramas(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.usefixtures("another_precision")
-def test_both_models_come_out_of_seeds_and_panoramas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, another_precision: None) -> tuple[Path, Path]:
+    """Where the small VAE and model go, in place of those that ship."""
     vae, model = tmp_path / "models" / "vae" / "vae.safetensors", tmp_path / "models" / "dit" / "dit.safetensors"
     for name, value in {
         "VAE_FILE": vae,
@@ -56,6 +60,10 @@ def test_both_models_come_out_of_seeds_and_panoramas(tmp_path: Path, monkeypatch
         "BUDGETS": {"cpu": BUDGET},
     }.items():
         monkeypatch.setattr(train_tiny, name, value)
+    return vae, model
+
+
+def test_both_models_come_out_of_seeds_and_panoramas(files: tuple[Path, Path], tmp_path: Path) -> None:
     folder = tmp_path / "work"
     assert train_tiny.main(["--folder", str(folder), "--budget", "cpu"]) == 0
     clips = CachedClips(folder / "cache")
@@ -65,9 +73,25 @@ def test_both_models_come_out_of_seeds_and_panoramas(tmp_path: Path, monkeypatch
     assert lengths == {"videos": {3}, "turns": {3, 13}, "long": {3, 13}, "stills": {1}}
     heldout = CachedClips(folder / "cache", "heldout", known="F")
     assert {row["source"].split("/")[0] for row in heldout.rows} == {"more", "turns"}
-    assert load_vae(vae).config.base_dim == 8
-    assert prepare_transformer(model, "alternating").config.in_channels == 33
+    assert load_vae(files[0]).config.base_dim == 8
+    assert prepare_transformer(files[1], "alternating").config.in_channels == 33
     before = [file.stat().st_mtime_ns for file in sorted(folder.rglob("*")) if file.suffix in (".mp4", ".safetensors")]
     assert train_tiny.main(["--folder", str(folder), "--budget", "cpu"]) == 0
     after = [file.stat().st_mtime_ns for file in sorted(folder.rglob("*")) if file.suffix in (".mp4", ".safetensors")]
     assert after == before, "what is finished is not repeated"
+
+
+def test_further_training_begins_with_the_files_that_lie_there(files: tuple[Path, Path], tmp_path: Path) -> None:
+    """Of another size than the budget's; started again, it is the same run, though its own files lie there by then."""
+    vae, model = files
+    write_vae(new_vae(16, 0), vae)
+    write_transformer(new_transformer(2, 3, 48, seed=0), model)
+    first, further = [file.read_bytes() for file in files], ["--folder", str(tmp_path / "work"), "--further"]
+    assert train_tiny.main([*further, "--budget", "cpu"]) == 0
+    assert load_vae(vae).config.base_dim == 16
+    config = prepare_transformer(model, "alternating").config
+    assert (config.num_attention_heads, config.num_layers) == (2, 3)
+    second = [file.read_bytes() for file in files]
+    assert all(one != other for one, other in zip(first, second, strict=True))
+    assert train_tiny.main([*further, "--budget", "cpu"]) == 0
+    assert [file.read_bytes() for file in files] == second

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from scripts import train_tiny
+from scripts import tiny_budgets, train_tiny
 from tests.training_runs import HEIGHT, LENGTH, MAP, WIDTH, write_turning_panorama
 from viewpoint_core import train_vae
 from viewpoint_core.training.data.clips import map_to_video
@@ -243,7 +243,7 @@ def test_a_blur_has_less_contrast_and_a_moved_picture_as_much() -> None:
 
 def test_every_number_of_a_budgets_vae_reaches_the_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [field.name for field in fields(train_tiny.Budget) if field.name.startswith("vae_")]
-    budget = train_tiny.Budget(
+    budget = tiny_budgets.Budget(
         **{name: 1000 + number for number, name in enumerate(names)} | {"vae_steps": 5000, "vae_optimizer": "muon"}
     )
     given: list[object] = []
@@ -253,11 +253,11 @@ def test_every_number_of_a_budgets_vae_reaches_the_trainer(tmp_path: Path, monke
     train_vae.check_options(train_vae.parse([str(flag) for flag in given]))
 
 
-@pytest.mark.parametrize("name", train_tiny.BUDGETS)
+@pytest.mark.parametrize("name", tiny_budgets.BUDGETS)
 @pytest.mark.parametrize("share", [1.0, 0.4, 0.001])
 def test_a_share_of_a_budget_is_less_of_the_same_training(name: str, share: float) -> None:
-    whole = train_tiny.BUDGETS[name]
-    part = train_tiny.share_of(whole, share)
+    whole = tiny_budgets.BUDGETS[name]
+    part = tiny_budgets.share_of(whole, share)
     assert part.steps == math.ceil(share * whole.steps)
     assert part.vae_decoder_steps < part.vae_steps == math.ceil(share * whole.vae_steps)
     for clips, all_clips in (
