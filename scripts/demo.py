@@ -69,9 +69,11 @@ class Progress:
             say(f"[{time.monotonic() - self.start:5.1f} s]   {data['value']} of {data['max']}")
 
 
-def demo_workflow(example: Example, seed: int) -> Workflow:
-    """The shipped workflow; besides, the map's frames are saved."""
-    workflow = with_inputs(read_workflow(API / f"{example.workflow}.json"), {"ViewPointSampler": {"seed": seed}})
+def demo_workflow(example: Example, seed: int | None = None) -> Workflow:
+    """The shipped workflow, with another seed or its own; besides, the map's frames are saved."""
+    workflow = read_workflow(API / f"{example.workflow}.json")
+    if seed is not None:
+        workflow = with_inputs(workflow, {"ViewPointSampler": {"seed": seed}})
     (decode,) = nodes_of(workflow, "VAEDecode")
     save = {"images": [decode, 0], "filename_prefix": f"maps/{example.workflow}"}
     return {**workflow, MAP_FRAMES: {"class_type": "SaveImage", "inputs": save}}
@@ -150,7 +152,7 @@ def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=ROOT / "demo-output", help="where to write (demo-output)")
-    parser.add_argument("--seed", type=int, default=3, help="of the noise (3, as in the workflows)")
+    parser.add_argument("--seed", type=int, help="of the noise (the workflows' own)")
     options = parser.parse_args()
     options.folder = options.folder.resolve()
     signal.signal(signal.SIGTERM, stop_on_signal)

@@ -278,11 +278,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; 0, 1 where a step fails, 130 where it is stopped."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     has_gpu = torch.cuda.is_available()
-    parser.add_argument(
-        "--folder",
-        type=Path,
-        help="where to work (build/tiny, with _gpu and _further)",
-    )
+    parser.add_argument("--folder", type=Path, help="where to work (build/tiny, with _gpu and _further)")
     parser.add_argument("--budget", choices=BUDGETS, default="gpu" if has_gpu else "cpu", help="how much to do")
     parser.add_argument("--share", type=float, default=1.0, help="part of that budget, where there is less time (1)")
     parser.add_argument("--until", choices=STEPS, default="export", help="the last step (export)")

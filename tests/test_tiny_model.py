@@ -136,7 +136,7 @@ def test_the_photo_shows_in_every_frame_of_the_panorama_that_is_made_of_it(photo
 
 def test_the_workflows_sample_as_the_scores_were_measured() -> None:
     for example in EXAMPLES:
-        workflow = demo_workflow(example, 0)
+        workflow = demo_workflow(example)
         (sampler,) = nodes_of(workflow, "ViewPointSampler")
         assert (workflow[sampler]["inputs"]["steps"], workflow[sampler]["inputs"]["shift"]) == (STEPS, SHIFT)
 

@@ -1,11 +1,14 @@
-"""scripts/train_tiny.py as a whole, on pictures of a few pixels."""
+"""scripts/train_tiny.py: its budgets, and as a whole on pictures of a few pixels."""
 
+import math
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from scripts import tiny_budgets, train_tiny
+from viewpoint_core import train_vae
 from viewpoint_core.training.data.cache import CachedClips
 from viewpoint_core.training.new_model import new_transformer, write_transformer
 from viewpoint_core.training.new_vae import new_vae
@@ -44,6 +47,47 @@ def small_panoramas(folder: Path) -> Path:
             folder / f"{name}.jpg"
         )
     return folder
+
+
+def test_every_number_of_a_budgets_vae_reaches_the_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [field.name for field in fields(tiny_budgets.Budget) if field.name.startswith("vae_")]
+    budget = tiny_budgets.Budget(
+        **{name: 1000 + number for number, name in enumerate(names)} | {"vae_steps": 5000, "vae_optimizer": "muon"}
+    )
+    given: list[object] = []
+    monkeypatch.setattr(train_tiny, "call", lambda command, *flags: given.extend(flags))
+    train_tiny.train_the_vae(tmp_path, budget)
+    assert {getattr(budget, name) for name in names} <= set(given)
+    train_vae.check_options(train_vae.parse([str(flag) for flag in given]))
+
+
+@pytest.mark.parametrize("name", tiny_budgets.BUDGETS)
+@pytest.mark.parametrize("share", [1.0, 0.4, 0.001])
+def test_a_share_of_a_budget_is_less_of_the_same_training(name: str, share: float) -> None:
+    whole = tiny_budgets.BUDGETS[name]
+    part = tiny_budgets.share_of(whole, share)
+    assert part.steps == math.ceil(share * whole.steps)
+    assert part.vae_decoder_steps < part.vae_steps == math.ceil(share * whole.vae_steps)
+    for clips, all_clips in (
+        (part.videos, whole.videos),
+        (part.more, whole.more),
+        (part.long, whole.long),
+        (part.stills, whole.stills),
+    ):
+        assert len(clips) == math.ceil(share * len(all_clips))
+        assert list(clips) == list(all_clips)[: len(clips)]
+    assert (part.batch, part.lr, part.heads, part.vae_width) == (whole.batch, whole.lr, whole.heads, whole.vae_width)
+    assert share < 1 or part == whole
+
+
+@pytest.mark.parametrize("share", ["0", "-1", "1.5", "nan"])
+def test_a_share_that_cannot_be_is_refused_before_anything_is_made(
+    share: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "made"
+    assert train_tiny.main(["--folder", str(folder), "--share", share]) == 1
+    assert "expected more than 0 and at most 1" in capsys.readouterr().err
+    assert not folder.exists()
 
 
 @pytest.fixture

@@ -1,16 +1,14 @@
 """The small VAE: how it starts, the scale of its latents, and a run that is stopped and goes on."""
 
-import math
 import signal
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from scripts import tiny_budgets, train_tiny
-from tests.training_runs import HEIGHT, LENGTH, MAP, WIDTH, write_turning_panorama
+from tests.training_runs import HEIGHT, WIDTH, write_turning_panorama
+from tests.vae_runs import flags, manifest, stop_at_two
 from viewpoint_core import train_vae
 from viewpoint_core.training.data.clips import map_to_video
 from viewpoint_core.training.data.manifest import Item, read_manifest, write_manifest
@@ -47,32 +45,6 @@ def clips_of_noise(count: int = 4) -> list[Tensor]:
         noise = torch.nn.functional.avg_pool2d(noise, 5, 1, 2)
     noise = 128 + 50 * noise / noise.std()
     return list(torch.stack([noise[..., :32, t : t + 32] for t in range(5)], dim=2).clamp(0, 255).byte())
-
-
-def manifest(folder: Path) -> Path:
-    items = [
-        Item(
-            write_turning_panorama(folder / f"clip{i}", 20 * i), 0, LENGTH, 16.0, WIDTH, HEIGHT, "a yard", "CC0", split
-        )
-        for i, split in enumerate(("train", "train", "heldout"))
-    ]
-    write_manifest(items, folder / "manifest.jsonl")
-    return folder / "manifest.jsonl"
-
-
-def flags(folder: Path, output: str, **options: object) -> list[str]:
-    values = {"manifest": folder / "manifest.jsonl", "output": folder / output, "map-size": MAP, "length": LENGTH}
-    values |= {
-        "width": 8,
-        "crop": 32,
-        "batch-size": 2,
-        "steps": 5,
-        "still-steps": 3,
-        "code-steps": 2,
-        "device": "cpu",
-        **options,
-    }
-    return [part for name, value in values.items() for part in (f"--{name}", str(value))]
 
 
 def test_a_new_vae_treats_a_still_video_as_its_picture() -> None:
@@ -146,18 +118,6 @@ def test_the_written_file_is_the_vae(tmp_path: Path) -> None:
     assert reconstruction_psnr(loaded, clips(1), CPU) == reconstruction_psnr(vae.eval(), clips(1), CPU)
 
 
-def stop_at_two(monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
-    """A signal in the second step, to every run from here on."""
-    real_step = train_vae.train_step
-
-    def step(run: train_vae.VaeRun) -> float:
-        if run.step == 1:
-            signal.raise_signal(number)
-        return real_step(run)
-
-    monkeypatch.setattr(train_vae, "train_step", step)
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_goes_on_exactly(number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C among the single frames, when part of the weights has not been reached yet."""
@@ -168,22 +128,6 @@ def test_a_stopped_run_goes_on_exactly(number: signal.Signals, tmp_path: Path, m
         assert train_vae.main(flags(tmp_path, "stopped")) == 130
     assert newest_checkpoint(tmp_path / "stopped").name == "step_00000002"
     assert train_vae.main(flags(tmp_path, "stopped")) == 0
-    whole, stopped = ((tmp_path / name / train_vae.FILE).read_bytes() for name in ("whole", "stopped"))
-    assert whole == stopped
-
-
-@pytest.mark.parametrize(("start", "optimizer"), [("decoder-of", "adamw"), ("decoder-of", "muon"), ("vae", "muon")])
-def test_a_stopped_run_of_a_vae_that_is_there_goes_on_exactly(
-    start: str, optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    manifest(tmp_path)
-    write_vae(new_vae(8, 0), tmp_path / "vae.safetensors")
-    options = {start: tmp_path / "vae.safetensors", "steps": 3, "optimizer": optimizer}
-    assert train_vae.main(flags(tmp_path, "whole", **options)) == 0
-    with monkeypatch.context() as stopping:
-        stop_at_two(stopping, signal.SIGINT)
-        assert train_vae.main(flags(tmp_path, "stopped", **options)) == 130
-    assert train_vae.main(flags(tmp_path, "stopped", **options)) == 0
     whole, stopped = ((tmp_path / name / train_vae.FILE).read_bytes() for name in ("whole", "stopped"))
     assert whole == stopped
 
@@ -241,47 +185,6 @@ def test_a_blur_has_less_contrast_and_a_moved_picture_as_much() -> None:
     assert float(step_strength(video[:, :, :1].expand_as(video), -3).max()) == pytest.approx(CONTRAST_FLOOR)
 
 
-def test_every_number_of_a_budgets_vae_reaches_the_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = [field.name for field in fields(train_tiny.Budget) if field.name.startswith("vae_")]
-    budget = tiny_budgets.Budget(
-        **{name: 1000 + number for number, name in enumerate(names)} | {"vae_steps": 5000, "vae_optimizer": "muon"}
-    )
-    given: list[object] = []
-    monkeypatch.setattr(train_tiny, "call", lambda command, *flags: given.extend(flags))
-    train_tiny.train_the_vae(tmp_path, budget)
-    assert {getattr(budget, name) for name in names} <= set(given)
-    train_vae.check_options(train_vae.parse([str(flag) for flag in given]))
-
-
-@pytest.mark.parametrize("name", tiny_budgets.BUDGETS)
-@pytest.mark.parametrize("share", [1.0, 0.4, 0.001])
-def test_a_share_of_a_budget_is_less_of_the_same_training(name: str, share: float) -> None:
-    whole = tiny_budgets.BUDGETS[name]
-    part = tiny_budgets.share_of(whole, share)
-    assert part.steps == math.ceil(share * whole.steps)
-    assert part.vae_decoder_steps < part.vae_steps == math.ceil(share * whole.vae_steps)
-    for clips, all_clips in (
-        (part.videos, whole.videos),
-        (part.more, whole.more),
-        (part.long, whole.long),
-        (part.stills, whole.stills),
-    ):
-        assert len(clips) == math.ceil(share * len(all_clips))
-        assert list(clips) == list(all_clips)[: len(clips)]
-    assert (part.batch, part.lr, part.heads, part.vae_width) == (whole.batch, whole.lr, whole.heads, whole.vae_width)
-    assert share < 1 or part == whole
-
-
-@pytest.mark.parametrize("share", ["0", "-1", "1.5", "nan"])
-def test_a_share_that_cannot_be_is_refused_before_anything_is_made(
-    share: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = tmp_path / "made"
-    assert train_tiny.main(["--folder", str(folder), "--share", share]) == 1
-    assert "expected more than 0 and at most 1" in capsys.readouterr().err
-    assert not folder.exists()
-
-
 def test_the_decoder_alone_leaves_latents_as_they_were(tmp_path: Path) -> None:
     manifest(tmp_path)
     settings = {"still-steps": 0, "code-steps": 1, "decoder-steps": 2, "steps": 4}
@@ -293,57 +196,6 @@ def test_the_decoder_alone_leaves_latents_as_they_were(tmp_path: Path) -> None:
     train_vae.train_step(run)
     moved = {name for name, weight in run.vae.state_dict().items() if not torch.equal(weight, before[name])}
     assert {name.split(".")[0] for name in moved} == {"decoder", "post_quant_conv"}
-
-
-def test_a_vae_that_is_there_gets_another_decoder_and_keeps_its_latents(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A folder that was begun for another VAE is refused, and so is a VAE that is not there."""
-    manifest(tmp_path)
-    assert train_vae.main(flags(tmp_path, "first")) == 0
-    first = tmp_path / "first" / "vae.safetensors"
-    assert train_vae.main(flags(tmp_path, "second", **{"decoder-of": first, "width": 16, "lr": 0.003})) == 0
-    one, two = (load_vae(tmp_path / name / "vae.safetensors") for name in ("first", "second"))
-    video = map_to_video(clips(1)[0])[None]
-    assert torch.equal(encode_video(one, video), encode_video(two, video))
-    moved = {
-        name.split(".")[0]
-        for name, weight in two.state_dict().items()
-        if not torch.equal(weight, one.get_parameter(name))
-    }
-    assert moved == {"decoder", "post_quant_conv"}
-    again = flags(tmp_path, "second", **{"decoder-of": tmp_path / "second" / "vae.safetensors", "steps": 6})
-    assert train_vae.main(again) == 2
-    assert "decoder_of" in capsys.readouterr().err
-    assert train_vae.main(flags(tmp_path, "third", **{"decoder-of": tmp_path / "none.safetensors"})) == 2
-    assert "none.safetensors" in capsys.readouterr().err
-
-
-def test_a_vae_that_is_there_is_trained_further_and_comes_back_better(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """All of it, from its own width and on whole crops from the start; the file that it began with stays."""
-    manifest(tmp_path)
-    assert train_vae.main(flags(tmp_path, "first")) == 0
-    first = tmp_path / "first" / "vae.safetensors"
-    before, printed = first.read_bytes(), capsys.readouterr().out
-    further = flags(tmp_path, "second", vae=first, width=16, steps=30)
-    assert [train_vae.crops_at(train_vae.start(train_vae.parse(further)), 0).shape[2]] == [5]
-    assert train_vae.main(further) == 0
-    scores = [float(said.split(" dB")[0].split()[-1]) for said in (printed, capsys.readouterr().out)]
-    assert scores[1] > scores[0] + 0.1
-    one, two = (load_vae(tmp_path / name / "vae.safetensors") for name in ("first", "second"))
-    moved = {
-        name.split(".")[0]
-        for name, weight in two.state_dict().items()
-        if not torch.equal(weight, one.get_parameter(name))
-    }
-    assert moved == {"encoder", "quant_conv", "post_quant_conv", "decoder"}
-    assert first.read_bytes() == before
-    assert train_vae.main(flags(tmp_path, "second", vae=tmp_path / "second" / "vae.safetensors", steps=30)) == 2
-    assert "vae" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        train_vae.main(flags(tmp_path, "third", vae=first, **{"decoder-of": first}))
 
 
 def test_crops_of_several_lengths_take_turns_and_shorter_videos_give_the_shorter_ones(

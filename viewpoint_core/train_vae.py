@@ -152,7 +152,8 @@ def facts_of(options: argparse.Namespace) -> dict[str, Any]:
     names = ("map_size", "length", "seed", "crop", "optimizer")
     lengths = options.crop_length if len(options.crop_length) > 1 else options.crop_length[0]
     starts = {"vae": options.vae, "decoder_of": options.decoder_of}
-    own = {name: vae_fingerprint(file)[:16] for name, file in starts.items() if file} or {"width": options.width}
+    own = {name: vae_fingerprint(file)[:16] if file else None for name, file in starts.items()}
+    own["width"] = None if is_further(options) else options.width
     return {**own, **{name: getattr(options, name) for name in names}, "crop_length": lengths}
 
 
