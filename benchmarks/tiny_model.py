@@ -59,7 +59,7 @@ from viewpoint_core.training.watch import sample_map
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs" / "tiny-model.md"
 BEGIN, END = "<!-- scores: written by benchmarks/tiny_model.py -->", "<!-- end of scores -->"
-STEPS, SHIFT = 4, 1.25
+STEPS, SHIFT = 7, 1.25
 COMPARED_STEPS, COMPARED_SHIFT = 6, 5.0  # of the comparison, which stays when the shipped model's sampling changes
 SCENES = 64
 BLURS = (2.0, 4.0, 8.0)

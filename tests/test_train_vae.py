@@ -21,6 +21,7 @@ from viewpoint_core.training.vae_training import (
     code_loss,
     draw_crops,
     known_masks,
+    motion_loss,
     raw_latents,
     reconstruction_psnr,
     set_latent_scale,
@@ -173,6 +174,16 @@ def test_told_the_code_encoder_and_decoder_each_come_to_it() -> None:
         wrong = (vae.encode(video).latent_dist.mean - code).square().mean()
     assert float(wrong / code.square().mean()) < 0.5
     assert errors[-1] < 0.5 * float(video.square().mean())
+
+
+def test_lost_motion_costs_its_steps_and_a_blur_that_stands_costs_nothing() -> None:
+    moving = torch.stack([clip.float() / 127.5 - 1 for clip in clips_of_noise()])
+    held = moving.mean(2, keepdim=True).expand_as(moving)
+    steps = float(moving.diff(dim=2).square().mean())
+    assert steps > 0.01
+    assert float(motion_loss(held - moving)) == pytest.approx(steps, rel=1e-4)
+    assert float(motion_loss(0.5 * held)) == 0
+    assert float(motion_loss(moving[:, :, :1])) == 0
 
 
 def test_a_blur_has_less_contrast_and_a_moved_picture_as_much() -> None:
