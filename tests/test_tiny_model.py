@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKLWan
 
 from benchmarks.tiny_model import BEGIN, END, SHIFT, STEPS, blurred_map, with_tables
 from scripts.comfy_server import ComfyServer, make_base_directory
@@ -20,7 +22,7 @@ from tests.synthetic_pictures import render_erp
 from viewpoint_core.checkpoint import read_checkpoint, schedule_from_metadata
 from viewpoint_core.conditioning import latent_shape
 from viewpoint_core.evaluation.fills import fills
-from viewpoint_core.evaluation.scores import REST, VIEW, panorama_scores, weighted_psnr
+from viewpoint_core.evaluation.scores import FLOW, REST, VIEW, panorama_scores, weighted_psnr
 from viewpoint_core.evaluation.seams import seam_ratios, seam_steps
 from viewpoint_core.sphere import erp_area
 from viewpoint_core.training import watch
@@ -141,9 +143,15 @@ def test_the_workflows_sample_as_the_scores_were_measured() -> None:
         assert (workflow[sampler]["inputs"]["steps"], workflow[sampler]["inputs"]["shift"]) == (STEPS, SHIFT)
 
 
+@cache
+def shipped() -> tuple[AutoencoderKLWan, torch.nn.Module]:
+    """The VAE and the model that come with the pack."""
+    return load_vae(VAE_FILE), prepare_transformer(DIT_FILE, "alternating").eval()
+
+
 def made_by_the_trainers_sampling(known: torch.Tensor, seed: int) -> torch.Tensor:
     """The panorama (T, 3, H, 2H) that the shipped files make of the view straight ahead in maps (T, 3, S, S)."""
-    vae, model = load_vae(VAE_FILE), prepare_transformer(DIT_FILE, "alternating").eval()
+    vae, model = shipped()
     pixels = (known.clamp(0, 1) * 255).round().byte().transpose(0, 1)
     latent = torch.empty(latent_shape(MAP_SIZE, len(known))[1:])  # of which the shape alone counts
     item = {"map": pixels, "map_size": MAP_SIZE, "latent": latent, "text": torch.zeros(512, 4096)}
@@ -153,9 +161,12 @@ def made_by_the_trainers_sampling(known: torch.Tensor, seed: int) -> torch.Tenso
 
 
 def test_surroundings_of_scenes_it_never_saw_beat_every_fill_by_a_decibel_and_a_half() -> None:
-    """The first six of the 64 scenes in docs/tiny-model.md, by the trainer's own sampling."""
+    """The first twenty of the 64 scenes in docs/tiny-model.md, by the trainer's own sampling.
+
+    Fewer say little of seams: where the ERP's sides meet, the first six of the true ones have 1.38 times the gradient.
+    """
     scores, steps = [], []
-    for seed in HELDOUT_SEEDS[:6]:
+    for seed in HELDOUT_SEEDS[:20]:
         true = render_erp(draw_scene(seed), WIDTH, LENGTH)
         with fast_autocast("cpu"):
             made = made_by_the_trainers_sampling(erp_to_viewpoint(true, MAP_SIZE), seed)
@@ -164,6 +175,7 @@ def test_surroundings_of_scenes_it_never_saw_beat_every_fill_by_a_decibel_and_a_
     mean = {name: sum(score[name] for score in scores) / len(scores) for name in scores[0]}
     assert mean[VIEW] > 20, mean
     assert mean[REST] > max(mean[name] for name in fills(true)) + 1.5, mean
+    assert 0.45 < mean[FLOW] < 2, mean  # 0.5 and more on all 64
     ratios = seam_ratios(*steps)
     assert max(ratios.values()) < 1.15, ratios
 
