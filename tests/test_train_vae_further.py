@@ -43,16 +43,19 @@ def test_a_vae_that_is_there_gets_another_decoder_and_keeps_its_latents(tmp_path
 def test_a_vae_that_is_there_is_trained_as_a_whole_and_comes_back_better(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """All of it, from its own width and on whole crops from the start; the file that it began with stays."""
+    """All of it, from its own width and on whole crops from the start; the file that it began with stays.
+
+    At a third of a new one's learning rate: the whole of it makes what is trained worse before it is better.
+    """
     manifest(tmp_path)
     assert train_vae.main(flags(tmp_path, "first")) == 0
     first = tmp_path / "first" / "vae.safetensors"
     before, printed = first.read_bytes(), capsys.readouterr().out
-    further = flags(tmp_path, "second", vae=first, width=16, steps=30)
+    further = flags(tmp_path, "second", vae=first, width=16, steps=30, lr=0.001)
     assert [train_vae.crops_at(train_vae.start(train_vae.parse(further)), 0).shape[2]] == [5]
     assert train_vae.main(further) == 0
     scores = [float(said.split(" dB")[0].split()[-1]) for said in (printed, capsys.readouterr().out)]
-    assert scores[1] > scores[0] + 0.1
+    assert scores[1] > scores[0] + 1
     one, two = (load_vae(tmp_path / name / "vae.safetensors") for name in ("first", "second"))
     assert moved_parts(one, two) == {"encoder", "quant_conv", "post_quant_conv", "decoder"}
     assert first.read_bytes() == before

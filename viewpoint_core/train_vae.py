@@ -47,8 +47,8 @@ newest. At the end OUTPUT/vae.safetensors is written, in the format that ComfyUI
 
 With --vae, a VAE that is there is trained further, its encoder too: a model that was trained on its latents must then
 go on, on a new cache. With --decoder-of, it gets a better decoder alone. Its latents stay as they are, so such a model
-goes with the new file too. --width, --still-steps and --code-steps then count for nothing, nor does --decoder-steps
-with --decoder-of.
+goes with the new file too. Either wants a third of --lr's default or less. --width, --still-steps and --code-steps
+then count for nothing, nor does --decoder-steps with --decoder-of.
 """
 FILE, CODES = "vae.safetensors", "codes.safetensors"
 OUT_OF_MEMORY = (
