@@ -34,7 +34,7 @@ class Budget:
     ablation_heads: int = 2
     ablation_layers: int = 6
     ablation_steps: int = 150
-    ablation_clips: int = 160
+    compared: range = range(160)
     workers: int = 2
     device: str = "cpu"
     further: bool = False  # from the files that ship, not from nothing
@@ -63,14 +63,14 @@ BUDGETS = {
         ablation_heads=3,
         ablation_layers=8,
         ablation_steps=2000,
-        ablation_clips=600,
+        compared=range(600),
         workers=12,
         device="cuda",
     ),
 }
-COUNTED = ("vae_steps", "steps", "turns", "ablation_steps", "ablation_clips")
+COUNTED = ("vae_steps", "steps", "turns", "ablation_steps")
 PHASES = ("vae_still_steps", "vae_code_steps", "vae_decoder_steps")
-RENDERED = ("videos", "more", "long", "stills")
+RENDERED = ("videos", "more", "long", "stills", "compared")
 
 
 def share_of(budget: Budget, share: float) -> Budget:

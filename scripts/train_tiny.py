@@ -1,9 +1,9 @@
 """Trains a tiny ViewPoint model, in place of the one that ships, by the trainer's own commands.
 
     python -m scripts.train_tiny [--folder build/tiny] [--budget cpu|gpu] [--share 0.25] [--further] [--until STEP]
+    python -m scripts.train_tiny --ablation      # the models that docs/tiny-model.md compares, on the VAE that ships
 
-Steps: data, vae, train, export, and, if asked for by --until ablation, the models that docs/tiny-model.md
-compares. Each goes on where it was stopped; what is finished is not repeated.
+Steps: data, vae, train, export. Each goes on where it was stopped; what is finished is not repeated.
 """
 
 import argparse
@@ -138,11 +138,9 @@ def merge(manifests: Sequence[Path], target: Path) -> Path:
     return target
 
 
-def compared_items(items: Sequence[Item], budget: Budget) -> list[Item]:
-    """What the models of the comparison are trained and scored on: a part of the videos, since there are five."""
-    train = [item for item in items if item.split == "train"]
-    heldout = [item for item in items if item.split == "heldout" and item.licence != "CC0"]
-    return train[: budget.ablation_clips] + heldout[:COMPARED_SCENES]
+def write_scenes(data: Path, workers: int) -> Path:
+    """Render the held-out worlds, and write their manifest."""
+    return write_clips(data / "scenes", (), ERP_WIDTH, LENGTH, heldout=HELDOUT_SEEDS, workers=workers)
 
 
 def make_data(folder: Path, budget: Budget) -> None:
@@ -158,11 +156,9 @@ def make_more_data(folder: Path, budget: Budget) -> None:
     """Render the other worlds, and write the manifests of all."""
     data, workers = folder / "data", budget.workers
     stills = write_clips(data / "stills", budget.stills, ERP_WIDTH, 1, workers=workers)
-    more = write_clips(data / "more", budget.more, ERP_WIDTH, LENGTH, heldout=HELDOUT_SEEDS, workers=workers)
+    more = [write_clips(data / "more", budget.more, ERP_WIDTH, LENGTH, workers=workers)] if budget.more else []
     long = write_clips(data / "long", budget.long, ERP_WIDTH, LONG, workers=workers)
-    clips = merge([data / "vae.jsonl", more], data / "clips.jsonl")
-    merge([clips, long, stills], data / "all.jsonl")
-    write_manifest(compared_items(read_manifest(clips), budget), data / "ablation.jsonl")
+    merge([data / "vae.jsonl", *more, write_scenes(data, workers), long, stills], data / "all.jsonl")
 
 
 def train_the_vae(folder: Path, budget: Budget) -> None:
@@ -250,18 +246,27 @@ def compared_vae(folder: Path) -> Path:
     return folder / "ablation" / "vae.safetensors"
 
 
+def make_compared_data(folder: Path, budget: Budget) -> None:
+    """Render the worlds that the models of the comparison are trained and scored on, and write their manifest."""
+    data, workers = folder / "data", budget.workers
+    trained = write_clips(data / "compared", budget.compared, ERP_WIDTH, LENGTH, workers=workers)
+    scenes = read_manifest(write_scenes(data, workers))[:COMPARED_SCENES]
+    write_manifest([*read_manifest(trained), *scenes], data / "compared.jsonl")
+
+
 def train_ablation(folder: Path, budget: Budget) -> None:
-    """The models that are compared: same clips, seeds, steps and start; three kinds of attention, three layouts."""
-    vae = kept(folder / "vae" / "vae.safetensors", compared_vae(folder))
+    """The models that are compared, on the VAE that ships: same clips, seeds, steps and start; three kinds of
+    attention, three layouts."""
+    vae = kept(VAE_FILE, compared_vae(folder))
     start = folder / "ablation" / "start.safetensors"
     if not start.is_file():
         write_transformer(new_transformer(budget.ablation_heads, budget.ablation_layers, budget.ffn, seed=0), start)
     for run in ABLATION:
         cache, output = folder / f"cache_{run.layout}", run_folder(folder, run)
-        encode_all(folder, "ablation.jsonl", cache, vae, budget, variants=1, clips=1, layout=run.layout)
+        encode_all(folder, "compared.jsonl", cache, vae, budget, variants=1, clips=1, layout=run.layout)
         flags = ("--preset", PRESET, "--vae", vae, "--model", start, "--cache", cache, "--output", output)
         flags += ("--schedule", run.schedule, "--layout", run.layout, "--steps", budget.ablation_steps)
-        call(train.main, *flags, "--batch-size", budget.batch)
+        call_together(train.main, budget.processes, *flags, "--batch-size", budget.batch)
         call(export.main, "checkpoint", output, output / "model.safetensors", "--force")
 
 
@@ -270,8 +275,8 @@ STEPS = {
     "vae": train_the_vae_and_render,
     "train": train_the_model,
     "export": export_all,
-    "ablation": train_ablation,
 }
+ABLATION_STEPS = {"data": make_compared_data, "train": train_ablation}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -281,14 +286,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, help="where to work (build/tiny, with _gpu and _further)")
     parser.add_argument("--budget", choices=BUDGETS, default="gpu" if has_gpu else "cpu", help="how much to do")
     parser.add_argument("--share", type=float, default=1.0, help="part of that budget, where there is less time (1)")
-    parser.add_argument("--until", choices=STEPS, default="export", help="the last step (export)")
-    parser.add_argument("--further", action="store_true", help="from the files that ship, not from nothing")
+    parser.add_argument("--until", choices=STEPS, help="the last step (all)")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--further", action="store_true", help="from the files that ship, not from nothing")
+    start.add_argument("--ablation", action="store_true", help="only the compared models; what ships stays")
     options = parser.parse_args(arguments)
     parts = ["tiny", *([options.budget] if options.budget != "cpu" else []), *(["further"] if options.further else [])]
     folder = options.folder or ROOT / "build" / "_".join(parts)
     try:
         budget = replace(share_of(BUDGETS[options.budget], options.share), further=options.further)
-        for name, step in STEPS.items():
+        for name, step in (ABLATION_STEPS if options.ablation else STEPS).items():
             step(folder.resolve(), budget)
             if name == options.until:
                 break

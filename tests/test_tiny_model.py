@@ -12,7 +12,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 
-from benchmarks.tiny_model import BEGIN, END, SHIFT, STEPS, blurred_map, with_tables
+from benchmarks.tiny_model import BEGIN, EACH, END, SHIFT, STEPS, blurred_map, comparison_table, with_tables
 from scripts.comfy_server import ComfyServer, make_base_directory
 from scripts.demo import EXAMPLES, demo_workflow
 from scripts.host import provide_host
@@ -21,9 +21,9 @@ from scripts.workflow_edit import nodes_of, with_inputs
 from tests.synthetic_pictures import render_erp
 from viewpoint_core.checkpoint import read_checkpoint, schedule_from_metadata
 from viewpoint_core.conditioning import latent_shape
-from viewpoint_core.evaluation.fills import fills
+from viewpoint_core.evaluation.fills import MEAN, MIRRORED, STRETCHED, fills
 from viewpoint_core.evaluation.scores import FLOW, REST, VIEW, panorama_scores, weighted_psnr
-from viewpoint_core.evaluation.seams import seam_ratios, seam_steps
+from viewpoint_core.evaluation.seams import LINES, seam_ratios, seam_steps
 from viewpoint_core.sphere import erp_area
 from viewpoint_core.training import watch
 from viewpoint_core.training.config import TrainingConfig
@@ -74,6 +74,20 @@ def test_new_scores_replace_a_table_and_keep_the_one_that_was_not_measured() -> 
     page = f"text\n{BEGIN}\n| a |\n\n| old |\n{END}\nmore\n"
     assert with_tables(page, "| b |", "") == f"text\n{BEGIN}\n| b |\n\n| old |\n{END}\nmore\n"
     assert with_tables(page, "| b |", "| new |") == f"text\n{BEGIN}\n| b |\n\n| new |\n{END}\nmore\n"
+
+
+def test_compared_models_stand_beside_their_best_fill_and_the_error_of_their_difference() -> None:
+    scores = dict.fromkeys((VIEW, *LINES, FLOW), 1.0) | {MEAN: 11.0, MIRRORED: 12.5, STRETCHED: 12.0}
+    results = {
+        "alternating": scores | {REST: 13.0, EACH: [12.0, 13.0, 14.0]},
+        "Pano only": scores | {REST: 13.5, EACH: [12.5, 14.0, 14.0]},
+    }
+    head, _, first, second, fill = comparison_table(results)
+    assert "against alternating" in head
+    assert len({row.count("|") for row in (head, first, second, fill)}) == 1
+    assert first.startswith("| alternating | 1.00 | 13.00 |  | 1.00 |")
+    assert second.startswith("| Pano only | 1.00 | 13.50 | +0.50 ± 0.29 | 1.00 |")  # 0.5 / sqrt(3)
+    assert fill.startswith(f"| best fill ({MIRRORED}) |  | 12.50 |")
 
 
 @pytest.mark.host

@@ -9,6 +9,7 @@ from PIL import Image
 
 from scripts import tiny_budgets, train_tiny
 from viewpoint_core import train_vae
+from viewpoint_core.checkpoint import read_checkpoint, schedule_from_metadata
 from viewpoint_core.training.data.cache import CachedClips
 from viewpoint_core.training.new_model import new_transformer, write_transformer
 from viewpoint_core.training.new_vae import new_vae
@@ -34,6 +35,10 @@ BUDGET = tiny_budgets.Budget(
     processes=1,
     variants=1,
     steps=4,
+    ablation_heads=1,
+    ablation_layers=2,
+    ablation_steps=2,
+    compared=range(2),
     workers=1,
 )
 
@@ -101,6 +106,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, another_precision: No
         "ERP_WIDTH": 64,
         "MAP_SIZE": 64,
         "HELDOUT_SEEDS": range(1_000_000, 1_000_001),
+        "COMPARED_SCENES": 1,
         "BUDGETS": {"cpu": BUDGET},
     }.items():
         monkeypatch.setattr(train_tiny, name, value)
@@ -116,7 +122,7 @@ def test_both_models_come_out_of_seeds_and_panoramas(files: tuple[Path, Path], t
         lengths[row["source"].split("/")[0]].add(row["shape"][0])
     assert lengths == {"videos": {3}, "turns": {3, 13}, "long": {3, 13}, "stills": {1}}
     heldout = CachedClips(folder / "cache", "heldout", known="F")
-    assert {row["source"].split("/")[0] for row in heldout.rows} == {"more", "turns"}
+    assert {row["source"].split("/")[0] for row in heldout.rows} == {"scenes", "turns"}
     assert load_vae(files[0]).config.base_dim == 8
     assert prepare_transformer(files[1], "alternating").config.in_channels == 33
     before = [file.stat().st_mtime_ns for file in sorted(folder.rglob("*")) if file.suffix in (".mp4", ".safetensors")]
@@ -139,3 +145,30 @@ def test_further_training_begins_with_the_files_that_lie_there(files: tuple[Path
     assert all(one != other for one, other in zip(first, second, strict=True))
     assert train_tiny.main([*further, "--budget", "cpu"]) == 0
     assert [file.read_bytes() for file in files] == second
+
+
+def test_the_comparison_needs_no_other_training_and_leaves_what_ships(files: tuple[Path, Path], tmp_path: Path) -> None:
+    vae, model = files
+    write_vae(new_vae(8, 0), vae)
+    model.parent.mkdir(parents=True)
+    model.write_bytes(b"as it ships")
+    shipped, folder = vae.read_bytes(), tmp_path / "work"
+    assert train_tiny.main(["--folder", str(folder), "--budget", "cpu", "--ablation"]) == 0
+    assert (vae.read_bytes(), model.read_bytes()) == (shipped, b"as it ships")
+    made = {run.name: train_tiny.run_folder(folder, run) / "model.safetensors" for run in train_tiny.ABLATION}
+    assert len({file.read_bytes() for file in made.values()}) == len(train_tiny.ABLATION)
+    schedules = {name: schedule_from_metadata(read_checkpoint(file)[1]) for name, file in made.items()}
+    paper = {"alternating": "1", "Pano only": "pano", "Perspective only": "0,1"}
+    assert schedules == paper | {"ERP": "pano", "cubemap": "pano"}
+    for layout in ("viewpoint", "erp", "cubemap"):
+        rows = CachedClips(folder / f"cache_{layout}").rows
+        assert [row["source"].split("/")[0] for row in rows] == ["compared"] * len(BUDGET.compared)
+
+
+def test_the_comparison_begins_with_the_vae_that_ships_not_with_further_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        train_tiny.main(["--folder", str(tmp_path / "made"), "--ablation", "--further"])
+    assert "not allowed with argument" in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()
