@@ -200,7 +200,7 @@ def tiny_graph(name: str, title: str, source: str, view: dict[str, Node], place:
     prompt = Link("prompt", "conditioning")
     conditioned = {part: Link("conditioning", part) for part in ("positive", "negative", "latent")}
     sizes = {"map_size": TINY_MAP_SIZE, "length": LENGTH}
-    sampling = {"seed": 3, "steps": 7, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "shift": 1.25}
+    sampling = {"seed": 3, "steps": 8, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "shift": 1.25}
     decode = {"samples": Link("sampler", "latent"), "vae": Link("vae", "VAE")}
     nodes = {
         **view,

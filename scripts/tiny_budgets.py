@@ -33,7 +33,7 @@ class Budget:
     steps: int = 6000
     ablation_heads: int = 2
     ablation_layers: int = 6
-    ablation_steps: int = 150
+    ablation_steps: int = 240
     compared: range = range(160)
     workers: int = 2
     device: str = "cpu"

@@ -258,6 +258,11 @@ def train_ablation(folder: Path, budget: Budget) -> None:
     """The models that are compared, on the VAE that ships: same clips, seeds, steps and start; three kinds of
     attention, three layouts."""
     vae = kept(VAE_FILE, compared_vae(folder))
+    if vae.read_bytes() != VAE_FILE.read_bytes():
+        raise ValueError(
+            f"the comparison in {folder} was begun on another VAE than {VAE_FILE}; remove {vae.parent} and "
+            f"{folder}/cache_viewpoint, cache_erp and cache_cubemap, or give another --folder"
+        )
     start = folder / "ablation" / "start.safetensors"
     if not start.is_file():
         write_transformer(new_transformer(budget.ablation_heads, budget.ablation_layers, budget.ffn, seed=0), start)
@@ -266,7 +271,7 @@ def train_ablation(folder: Path, budget: Budget) -> None:
         encode_all(folder, "compared.jsonl", cache, vae, budget, variants=1, clips=1, layout=run.layout)
         flags = ("--preset", PRESET, "--vae", vae, "--model", start, "--cache", cache, "--output", output)
         flags += ("--schedule", run.schedule, "--layout", run.layout, "--steps", budget.ablation_steps)
-        call_together(train.main, budget.processes, *flags, "--batch-size", budget.batch)
+        call(train.main, *flags, "--batch-size", budget.batch)
         call(export.main, "checkpoint", output, output / "model.safetensors", "--force")
 
 
@@ -291,6 +296,8 @@ def main(arguments: list[str] | None = None) -> int:
     start.add_argument("--further", action="store_true", help="from the files that ship, not from nothing")
     start.add_argument("--ablation", action="store_true", help="only the compared models; what ships stays")
     options = parser.parse_args(arguments)
+    if options.until and options.ablation:
+        parser.error("--until is for the training of what ships; --ablation is done as a whole")
     parts = ["tiny", *([options.budget] if options.budget != "cpu" else []), *(["further"] if options.further else [])]
     folder = options.folder or ROOT / "build" / "_".join(parts)
     try:

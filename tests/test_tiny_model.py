@@ -155,6 +155,8 @@ def test_the_workflows_sample_as_the_scores_were_measured() -> None:
         workflow = demo_workflow(example)
         (sampler,) = nodes_of(workflow, "ViewPointSampler")
         assert (workflow[sampler]["inputs"]["steps"], workflow[sampler]["inputs"]["shift"]) == (STEPS, SHIFT)
+    page = (REPO / "web" / "docs" / "ViewPointSampler.md").read_text(encoding="utf-8")
+    assert f"The tiny model: {STEPS} steps, cfg 1, `euler`, `simple`, shift {SHIFT};" in page
 
 
 @cache

@@ -78,6 +78,7 @@ def test_a_share_of_a_budget_is_less_of_the_same_training(name: str, share: floa
         (part.more, whole.more),
         (part.long, whole.long),
         (part.stills, whole.stills),
+        (part.compared, whole.compared),
     ):
         assert len(clips) == math.ceil(share * len(all_clips))
         assert list(clips) == list(all_clips)[: len(clips)]
@@ -147,7 +148,9 @@ def test_further_training_begins_with_the_files_that_lie_there(files: tuple[Path
     assert [file.read_bytes() for file in files] == second
 
 
-def test_the_comparison_needs_no_other_training_and_leaves_what_ships(files: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_comparison_needs_no_other_training_and_leaves_what_ships(
+    files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     vae, model = files
     write_vae(new_vae(8, 0), vae)
     model.parent.mkdir(parents=True)
@@ -163,12 +166,18 @@ def test_the_comparison_needs_no_other_training_and_leaves_what_ships(files: tup
     for layout in ("viewpoint", "erp", "cubemap"):
         rows = CachedClips(folder / f"cache_{layout}").rows
         assert [row["source"].split("/")[0] for row in rows] == ["compared"] * len(BUDGET.compared)
+        (scene,) = CachedClips(folder / f"cache_{layout}", "heldout", known="F").rows
+        assert scene["source"].startswith("scenes/")
+    write_vae(new_vae(8, 1), vae)
+    assert train_tiny.main(["--folder", str(folder), "--budget", "cpu", "--ablation"]) == 1
+    assert "was begun on another VAE" in capsys.readouterr().err
 
 
-def test_the_comparison_begins_with_the_vae_that_ships_not_with_further_training(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("other", "words"), [(["--further"], "not allowed with"), (["--until", "data"], "as a whole")])
+def test_the_comparison_takes_no_option_of_the_other_training(
+    other: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        train_tiny.main(["--folder", str(tmp_path / "made"), "--ablation", "--further"])
-    assert "not allowed with argument" in capsys.readouterr().err
+        train_tiny.main(["--folder", str(tmp_path / "made"), "--ablation", *other])
+    assert words in capsys.readouterr().err
     assert not (tmp_path / "made").exists()

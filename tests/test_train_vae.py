@@ -10,6 +10,7 @@ from torch import Tensor
 from tests.training_runs import HEIGHT, WIDTH, write_turning_panorama
 from tests.vae_runs import flags, manifest, stop_at_two
 from viewpoint_core import train_vae
+from viewpoint_core.training import vae_training
 from viewpoint_core.training.data.clips import map_to_video
 from viewpoint_core.training.data.manifest import Item, read_manifest, write_manifest
 from viewpoint_core.training.new_vae import new_vae
@@ -184,6 +185,19 @@ def test_lost_motion_costs_its_steps_and_a_blur_that_stands_costs_nothing() -> N
     assert float(motion_loss(held - moving)) == pytest.approx(steps, rel=1e-4)
     assert float(motion_loss(0.5 * held)) == 0
     assert float(motion_loss(moving[:, :, :1])) == 0
+
+
+def test_a_vaes_loss_counts_lost_motion(monkeypatch: pytest.MonkeyPatch) -> None:
+    video = torch.stack([clip.float() / 127.5 - 1 for clip in clips_of_noise()])
+    vae = new_vae(8, 0)
+    noise = torch.zeros_like(vae.encode(video).latent_dist.mean)
+    with torch.no_grad():
+        loss = float(vae_loss(vae, video, noise)[0])
+        wrong = vae.decode(vae.encode(video).latent_dist.mean, return_dict=False)[0] - video
+        monkeypatch.setattr(vae_training, "MOTION_WEIGHT", 0.0)
+        without = float(vae_loss(vae, video, noise)[0])
+    assert float(motion_loss(wrong)) > 0.01
+    assert loss - without == pytest.approx(float(motion_loss(wrong)), rel=1e-3)
 
 
 def test_a_blur_has_less_contrast_and_a_moved_picture_as_much() -> None:

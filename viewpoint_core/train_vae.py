@@ -312,7 +312,7 @@ def train(run: VaeRun) -> None:
 
 
 def finish(run: VaeRun) -> Path:
-    """Give latents that changed Wan's scale, write the file, and say how well held-out clips come back."""
+    """Bring latents to Wan's scale where they changed, write the file, and say how well held-out clips come back."""
     device = torch.device(run.options.device)
     run.vae.requires_grad_(False).eval()
     if not run.options.decoder_of:
